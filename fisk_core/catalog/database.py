@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opens the database and gives transactions.
+
+Guarantees: a transaction of ``change()`` is durable when the block ends without error and leaves no trace
+otherwise; changes are totally ordered over all processes (``settings.version`` is incremented first, which
+takes that row's lock; SQLite takes its one write lock at BEGIN).  ``read()`` sees one consistent state.
+Driver exceptions leave as ``fisk_core.errors``.  All that is particular to SQLite is in ``_tune_sqlite``.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from fisk_core import locks
+from fisk_core.catalog import schema
+from fisk_core.errors import AlreadyExists, Corrupt, FiskError, InUse, NoSpace, PoolError, ReadOnly
+
+BUSY_SECONDS = 30
+"""How long a transaction waits for another process's before it gives up with InUse."""
+
+_BUMP = (
+    update(schema.settings)
+    .where(schema.settings.c.key == "version")
+    .values(value=schema.settings.c.value + 1)
+)
+_VERSION = select(schema.settings.c.value).where(schema.settings.c.key == "version")
+_SYMPTOMS: tuple[tuple[str, type[FiskError]], ...] = (
+    ("is locked", InUse),
+    ("is full", NoSpace),
+    ("malformed", Corrupt),
+    ("not a database", Corrupt),
+    ("readonly", ReadOnly),
+)
+
+
+class Catalog:
+    """One catalog; may be shared by threads, each transaction having its own connection."""
+
+    def __init__(self, url: str, migration_lock: Path) -> None:
+        """Open ``url``; tables that are missing or old are brought up to date under ``migration_lock``."""
+        self._reader = _make_engine(url)
+        self._writer = self._reader.execution_options(fisk_write=True)
+        try:
+            self._ensure_current(migration_lock)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def engine(self) -> Engine:
+        return self._reader
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Give a connection that sees one state of the catalog and changes nothing."""
+        with _typed_errors(), self._reader.connect() as conn, conn.begin():
+            yield conn
+
+    @contextmanager
+    def change(self) -> Iterator[Connection]:
+        """Give a connection whose work is committed at the end of the block, in one order with all others."""
+        with _typed_errors(), self._writer.connect() as conn, conn.begin():
+            conn.execute(_BUMP)
+            yield conn
+
+    def version(self) -> int:
+        with self.read() as conn:
+            return version(conn)
+
+    def close(self) -> None:
+        self._reader.dispose()
+
+    def _ensure_current(self, migration_lock: Path) -> None:
+        if self._revision() == schema.REVISION:
+            return
+        # Imported only here: alembic takes longer to load than everything a command does.
+        from fisk_core.catalog import migrate
+
+        with locks.acquire(migration_lock, timeout=60), _typed_errors():
+            if self._revision() != schema.REVISION:
+                migrate.upgrade(self._writer)
+
+    def _revision(self) -> str | None:
+        with _typed_errors():
+            try:
+                with self._reader.connect() as conn:
+                    found = conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
+                    return str(found) if found is not None else None
+            except DBAPIError:
+                if inspect(self._reader).has_table("alembic_version"):
+                    raise
+                return None
+
+
+def version(conn: Connection) -> int:
+    """The number of changes made so far, as this transaction sees it."""
+    return int(conn.execute(_VERSION).scalar_one())
+
+
+def _make_engine(url: str) -> Engine:
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+        _tune_sqlite(engine)
+    return engine
+
+
+def _tune_sqlite(engine: Engine) -> None:
+    """Durable commits, readers beside the writer, foreign keys, and the write lock taken at BEGIN.
+
+    A deferred transaction that reads first and writes later could fail half-way with "database is locked", no
+    timeout helping; hence BEGIN IMMEDIATE for those that will write.
+    """
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # no BEGIN of the driver's own
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        _enter_wal(connection)
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(conn: Connection) -> None:
+        writes = conn.get_execution_options().get("fisk_write", False)
+        conn.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """Change to write-ahead logging, waiting where two first openers collide: SQLite does not."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+@contextmanager
+def _typed_errors() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as exc:
+        raise AlreadyExists(f"catalog: {exc.orig}") from exc
+    except DBAPIError as exc:
+        message = str(exc.orig)
+        kind = next((kind for symptom, kind in _SYMPTOMS if symptom in message), PoolError)
+        raise kind(f"catalog: {message}") from exc

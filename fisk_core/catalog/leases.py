@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statements on leases."""
+
+from sqlalchemy import Connection, insert, select, update
+
+from fisk_core.catalog.schema import leases
+
+
+def take(conn: Connection, fisk_id: str, holder: str) -> int:
+    """Note a new writer; gives its epoch, one more than that of any writer before."""
+    mine = leases.c.fisk_id == fisk_id
+    changed = conn.execute(update(leases).where(mine).values(holder=holder, epoch=leases.c.epoch + 1))
+    if not changed.rowcount:
+        conn.execute(insert(leases).values(fisk_id=fisk_id, holder=holder, epoch=1, expires=None))
+    return epoch(conn, fisk_id)
+
+
+def epoch(conn: Connection, fisk_id: str) -> int:
+    """Give the epoch of the last writer, 0 when there was none."""
+    return int(conn.execute(select(leases.c.epoch).where(leases.c.fisk_id == fisk_id)).scalar() or 0)
