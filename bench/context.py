@@ -37,17 +37,16 @@ class Bench:
     """The scratch directory of one run, with the effort to make and the material made so far."""
 
     def __init__(self, directory: Path, effort: Effort) -> None:
-        self.directory = directory
+        self.directory = directory / "run"
         self.effort = effort
-        self.home = directory / "home"
+        self.home = self.directory / "home"
         # The path of a unix socket must be short, whatever the checkout is called.
         self._sockets = tempfile.TemporaryDirectory(prefix="fisk-bench-")
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True)
 
     def close(self) -> None:
-        """Remove everything but the results."""
-        self.__dict__.pop("engine", None)
+        """Remove everything that was made."""
         self._sockets.cleanup()
         shutil.rmtree(self.directory, ignore_errors=True)
 

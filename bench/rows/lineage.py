@@ -24,6 +24,7 @@ from bench.rows.hot import (
     WRITE_4K,
     Measure,
     bandwidth,
+    first_writes,
     iops,
     latency,
     measure,
@@ -83,7 +84,7 @@ def _touch_clone(bench: Bench, name: str) -> float:
     with bench.engine() as engine:
         engine.clone(name, clone)
     with bench.serve(clone) as server:
-        found = bench.load(server.target, WRITE_4K, once=True).iops
+        found = first_writes(bench, server)
     with bench.engine() as engine:
         engine.delete(clone)
     return found
