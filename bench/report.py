@@ -20,7 +20,7 @@ def environment(directory: Path, effort: Effort) -> dict[str, str]:
     """Say on what the figures were taken."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "machine": f"{os.cpu_count()} cores, {memory // (1024 * MIB)} GiB memory, Linux {platform.release()}",
+        "machine": f"{os.cpu_count()} cores, {memory // (1024 * MIB)} GiB memory, Linux {platform.release().partition('-')[0]}",
         "file system": call(["stat", "-f", "-c", "%T", str(directory)]).strip(),
         "Python": platform.python_version(),
         "nbdkit": call(["nbdkit", "--version"]).split()[1],
