@@ -26,6 +26,7 @@ def write_plot(path: Path, figures: Sequence[Figure]) -> bool:
         axes.plot([main], [place], "o", color=_GOOD if main >= 1 else _BAD)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}x")
     axes.set_yticks(range(len(shown)), [_label(figure) for figure in shown], fontsize=8)
     axes.set_xlabel("times better than it must be (right of the line: good enough)")
     canvas.savefig(path)

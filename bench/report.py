@@ -18,10 +18,11 @@ _HEAD = "| figure | against | must | measured | spread | medians | |"
 
 def environment(directory: Path, effort: Effort) -> dict[str, str]:
     """Say on what the figures were taken."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1024 * MIB)
+    kernel = platform.release().partition("-")[0]
     return {
-        "machine": f"{os.cpu_count()} cores, {memory // (1024 * MIB)} GiB memory, Linux {platform.release().partition('-')[0]}",
-        "file system": call(["stat", "-f", "-c", "%T", str(directory)]).strip(),
+        "machine": f"{os.cpu_count()} cores, {memory} GiB memory, Linux {kernel}",
+        "file system": call(["findmnt", "-n", "-o", "FSTYPE", "-T", str(directory)]).strip(),
         "Python": platform.python_version(),
         "nbdkit": call(["nbdkit", "--version"]).split()[1],
         "qemu-nbd": call(["qemu-nbd", "--version"]).split()[1],
