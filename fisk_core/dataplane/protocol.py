@@ -85,11 +85,11 @@ SIMPLE_REPLY_MAGIC = 0x67446698
 STRUCTURED_REPLY_MAGIC = 0x668E33EF
 
 REQUEST = Struct(">IHHQQI")
-"""32 bits REQUEST_MAGIC, 16 bits command flags, 16 bits type, 64 bits cookie, 64 bits offset, 32 bits length."""
+"""32 bits REQUEST_MAGIC, 16 bits flags, 16 bits type, 64 bits cookie, 64 bits offset, 32 bits length."""
 SIMPLE_REPLY = Struct(">IIQ")
 """32 bits SIMPLE_REPLY_MAGIC, 32 bits error, 64 bits cookie; then the data of a read."""
 CHUNK = Struct(">IHHQI")
-"""32 bits STRUCTURED_REPLY_MAGIC, 16 bits flags, 16 bits type, 64 bits cookie, 32 bits length; then payload."""
+"""32 bits STRUCTURED_REPLY_MAGIC, 16 bits flags, 16 bits type, 64 bits cookie, 32 bits length."""
 
 CMD_READ = 0
 CMD_WRITE = 1

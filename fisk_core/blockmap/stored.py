@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps as a pool stores them: opening the chain of a map, sealing and consolidating a period.
+
+A map is a blob, or the log of a period over its base map.  Reading follows bases until the first blob;
+nothing here needs the catalog.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+
+from fisk_core.blockmap import blob, log
+from fisk_core.blockmap.pagemap import BlockMap, flatten
+from fisk_core.blockmap.source import SEGMENT_PAGES, Empty, Geometry, Segment, Source, Truncated, to_page
+from fisk_core.errors import NotFound
+from fisk_core.pools.base import Kind, Pool
+
+
+def open_source(pool: Pool, map_id: str) -> Source:
+    """Open the stored form of a map; raises NotFound or Corrupt."""
+    logs: list[log.Contents] = []
+    source: Source | None = None
+    following: str | None = map_id
+    while following and source is None:
+        if pool.has_blob(blob.name_of(following)):
+            source = blob.Blob(pool, following)
+        else:
+            contents = _read_log(pool, following)
+            logs.append(contents)
+            following = contents.header.base_id
+    if source is None:
+        source = Empty(logs[-1].header.geometry)
+    for contents in reversed(logs):
+        base = Truncated(source, contents.header.base_size)
+        source = log.Logged(base, contents.header, contents.records)
+    return source
+
+
+def _read_log(pool: Pool, map_id: str) -> log.Contents:
+    try:
+        device = pool.open_device(Kind.LOG, map_id, writable=False)
+    except NotFound:
+        # Consolidation puts the blob in place before it removes the log: look again before giving up.
+        if pool.has_blob(blob.name_of(map_id)):
+            raise _Consolidated(f"map {map_id} was just consolidated") from None
+        raise NotFound(f"map {map_id} is not in pool {pool.name}") from None
+    with device:
+        return log.read(device, map_id)
+
+
+class _Consolidated(NotFound):
+    """The map changed its stored form while it was being opened."""
+
+
+def load_map(pool: Pool, map_id: str, size: int) -> BlockMap:
+    """Give the map for reading, as a Fisk of ``size`` bytes sees it; raises NotFound or Corrupt."""
+    for attempt in count():
+        try:
+            source = open_source(pool, map_id)
+            return BlockMap(Truncated(source, size), size)
+        except _Consolidated:
+            if attempt == 3:
+                raise
+    raise AssertionError("not reached")
+
+
+def load_live_map(pool: Pool, map_id: str, size: int) -> BlockMap:
+    """Give the map of an open period for writing: its own layer gets what is written."""
+    source = open_source(pool, map_id)
+    return BlockMap(source, size, live=len(source.layers) - 1)
+
+
+def empty_map(geometry: Geometry, size: int) -> BlockMap:
+    """Give the map of a Fisk nothing was ever written to."""
+    return BlockMap(Empty(geometry), size)
+
+
+def seal(pool: Pool, map_id: str) -> None:
+    """Make what was written in a period durable, data before log, when nobody writes it any more."""
+    for kind in (Kind.LAYER, Kind.LOG):
+        with pool.open_device(kind, map_id, writable=True) as device:
+            device.flush()
+
+
+def consolidate(pool: Pool, map_id: str, size: int) -> set[str]:
+    """Write the blob of a sealed map, durably; gives the ids of the layers that it names.
+
+    The log stays; the caller deletes it once its catalog says that there is a blob.  A crash before
+    leaves both, which say the same.
+    """
+    block_map = load_map(pool, map_id, size)
+    try:
+        used = used_aliases(block_map)
+        layers = [None, *(block_map.layers[alias] for alias in used)]
+        table = np.zeros(len(block_map.layers), np.uint16)
+        table[used] = np.arange(1, len(used) + 1)
+        chunks = blob.encode(map_id, size, block_map.geometry, layers, _renumbered(block_map, table))
+        pool.put_blob(blob.name_of(map_id), chunks, durable=True)
+    finally:
+        block_map.close()
+    return {layer for layer in layers if layer}
+
+
+def used_aliases(block_map: BlockMap) -> list[int]:
+    """Give the aliases that own at least one block, ascending (oldest layer first)."""
+    return sorted(owned_blocks(block_map))
+
+
+def owned_blocks(block_map: BlockMap) -> dict[int, int]:
+    """Give alias → blocks it owns; holes are left out."""
+    total = np.zeros(len(block_map.layers), np.int64)
+    per_page = block_map.geometry.blocks_per_page
+    for _, segment in stored_segments(block_map):
+        for page in segment:
+            if isinstance(page, int):
+                total[page] += per_page
+            else:
+                counts = np.bincount(np.frombuffer(page, np.uint16), minlength=len(total))
+                total += counts
+    return {int(alias): int(total[alias]) for alias in np.flatnonzero(total) if alias}
+
+
+def stored_segments(block_map: BlockMap) -> Iterator[tuple[int, Segment]]:
+    """Give (index, segment) for every segment that may hold data, without keeping them in memory."""
+    for index, segment in enumerate(block_map.segments):
+        if segment is not None:
+            yield index, segment
+        elif not block_map.source.is_hole(index):
+            yield index, block_map.source.segment(index)
+
+
+def _renumbered(block_map: BlockMap, table: "np.ndarray") -> Iterator[Segment]:  # type: ignore[type-arg]
+    for index in range(len(block_map.segments)):
+        if block_map.segments[index] is None and block_map.source.is_hole(index):
+            yield [0] * SEGMENT_PAGES
+            continue
+        segment = block_map.segments[index] or block_map.source.segment(index)
+        yield [
+            int(table[page]) if isinstance(page, int) else to_page(table[np.frombuffer(page, np.uint16)])
+            for page in segment
+        ]
+
+
+def verify_blob(pool: Pool, map_id: str) -> blob.BlobHeader:
+    """Read all of a frozen map against its checksums; raises Corrupt or NotFound."""
+    opened = blob.Blob(pool, map_id)
+    try:
+        opened.verify()
+        return opened.header
+    finally:
+        opened.close()
+
+
+def read_log_header(pool: Pool, map_id: str) -> log.LogHeader:
+    """Give the header of a period's log; raises NotFound or Corrupt."""
+    with pool.open_device(Kind.LOG, map_id, writable=False) as device:
+        return log.read(device, map_id).header
+
+
+def read_blob_header(pool: Pool, map_id: str) -> blob.BlobHeader:
+    """Give the verified header of a frozen map; raises NotFound or Corrupt."""
+    opened = blob.Blob(pool, map_id)
+    opened.close()
+    return opened.header
+
+
+__all__ = [
+    "consolidate",
+    "empty_map",
+    "flatten",
+    "load_live_map",
+    "load_map",
+    "open_source",
+    "owned_blocks",
+    "read_blob_header",
+    "read_log_header",
+    "seal",
+    "stored_segments",
+    "used_aliases",
+    "verify_blob",
+]

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One client's connection: its buffers, its back-pressure, its negotiation.
+
+Memory is bounded: the inbox grows to one largest request and shrinks again; replies the client does not
+take are kept up to HIGH_WATER, past which no further request of this connection is looked at.
+"""
+
+import os
+import socket
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fisk_core.dataplane.loop import IN, OUT
+from fisk_core.dataplane.negotiation import Agreement, Negotiation
+from fisk_core.dataplane.tls import TlsSocket
+from fisk_core.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from fisk_core.dataplane.server import Server
+
+INBOX = 256 << 10
+HIGH_WATER = 1 << 20
+"""bytes of replies waiting for the client from which on its requests wait too"""
+MAX_PENDING = 256
+"""requests of one connection that may wait for the disk"""
+MAX_HELD = 64 << 20
+"""bytes of buffers that requests of one connection waiting for the disk may hold"""
+HANDSHAKE_SECONDS = 30
+
+
+@dataclass(slots=True)
+class FileSpan:
+    """Part of a reply to be sent straight from a layer's page cache."""
+
+    fd: int
+    offset: int
+    length: int
+
+
+class Connection:
+    """A connected socket, driven by the loop; ``closed`` once it is gone."""
+
+    def __init__(self, server: "Server", sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.server = server
+        self.sock: socket.socket | TlsSocket = sock
+        self.fd = sock.fileno()
+        self.inbox = bytearray(64 << 10)
+        self.view = memoryview(self.inbox)
+        self.have = 0
+        self.skip = 0
+        """bytes still to come that belong to a refused write"""
+        self.outbox: deque[memoryview | FileSpan] = deque()
+        self.queued = 0
+        self.pending = 0
+        self.held = 0
+        self.agreed: Agreement | None = None
+        self.stream_end = 0
+        """where the last read ended: the next one there continues a stream"""
+        self.closed = False
+        self.plain = True
+        self._paused = False
+        self._events = IN
+        self._wanted_end = 0
+        self._steps = self._negotiation().run()
+        server.loop.add(self.fd, IN, self.on_event)
+        server.loop.later(HANDSHAKE_SECONDS, self._give_up)
+        self._wanted = next(self._steps)
+
+    # Negotiation
+
+    def _negotiation(self) -> Negotiation:
+        return Negotiation(self.server.export, self.send, self._start_tls if self.server.tls else None)
+
+    def _give_up(self) -> None:
+        if self.agreed is None:
+            self.close()
+
+    def _start_tls(self) -> None:
+        """Continue under TLS; whatever else was received before was not protected and is refused."""
+        if self.have > self._wanted_end or self.outbox or isinstance(self.sock, TlsSocket):
+            raise ProtocolError("data behind STARTTLS")
+        assert self.server.tls is not None
+        self.sock, self.plain = TlsSocket(self.sock, self.server.tls), False
+
+    def _negotiate(self) -> None:
+        position = 0
+        while self.agreed is None and self.have - position >= self._wanted:
+            data = bytes(self.view[position : position + self._wanted])
+            position += self._wanted
+            self._wanted_end = position
+            try:
+                self._wanted = self._steps.send(data)
+            except StopIteration as stop:
+                self.agreed = stop.value
+        self._wanted_end = 0
+        self.consume(position)
+        if self.agreed:
+            self.need(INBOX)
+            self.server.transmission.process(self)
+
+    # Input
+
+    def on_event(self, events: int) -> None:
+        """Handle what epoll reports; a broken connection is closed, never raised."""
+        try:
+            if events & OUT:
+                self._drain()
+            if not events & OUT or events & IN:
+                self._receive()
+        except (ProtocolError, OSError) as exc:
+            self.server.note_closed(self, exc)
+            self.close()
+
+    def _receive(self) -> None:
+        if self._paused or self.have == len(self.inbox):
+            return
+        try:
+            count = self.sock.recv_into(self.view[self.have :])
+        except BlockingIOError:
+            return
+        if not count:
+            self.close()
+            return
+        self.have += count
+        self._handle()
+        while (
+            not self.closed and isinstance(self.sock, TlsSocket) and self.sock.pending() and not self._paused
+        ):
+            self.have += self.sock.recv_into(self.view[self.have :])
+            self._handle()
+
+    def _handle(self) -> None:
+        if self.skip:
+            self._skip()
+        if self.agreed is None:
+            self._negotiate()
+        else:
+            self.server.transmission.process(self)
+
+    def _skip(self) -> None:
+        count = min(self.skip, self.have)
+        self.skip -= count
+        self.consume(count)
+
+    def consume(self, count: int) -> None:
+        """Drop the first ``count`` bytes of the inbox."""
+        rest = self.have - count
+        if rest and count:
+            self.view[:rest] = self.view[count : self.have]
+        self.have = rest
+
+    def need(self, length: int) -> None:
+        """Make room for a request of ``length`` bytes in all; back to the usual size when it is empty."""
+        if length > len(self.inbox) or (not self.have and len(self.inbox) > 2 * INBOX >= 2 * length):
+            inbox = bytearray(max(INBOX, length))
+            inbox[: self.have] = self.view[: self.have]
+            self.inbox, self.view = inbox, memoryview(inbox)
+
+    # Output
+
+    def send(self, data: "bytes | memoryview") -> None:
+        """Send now what the socket takes and keep a copy of the rest; ``data`` may be reused afterwards."""
+        sent = 0
+        if not self.outbox:
+            try:
+                sent = self.sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(data):
+                return
+        self._queue(memoryview(bytes(data[sent:])))
+
+    def send_own(self, data: memoryview) -> None:
+        """Send a buffer that is given away: nothing is copied."""
+        sent = 0
+        if not self.outbox:
+            try:
+                sent = self.sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(data):
+                return
+        self._queue(data[sent:])
+
+    def send_file(self, head: bytes, span: FileSpan) -> None:
+        """Send ``head`` and then part of a file, by the kernel."""
+        self._queue(memoryview(head))
+        self.outbox.append(span)
+        self.queued += span.length
+        self._drain()
+
+    def _queue(self, data: memoryview) -> None:
+        self.outbox.append(data)
+        self.queued += len(data)
+        self.watch()
+
+    def _drain(self) -> None:
+        try:
+            while self.outbox:
+                self._drain_one(self.outbox[0])
+        except BlockingIOError:
+            pass
+        self.watch()
+        if not self._paused and self.agreed:
+            self.server.transmission.process(self)
+
+    def _drain_one(self, item: "memoryview | FileSpan") -> None:
+        if isinstance(item, FileSpan):
+            assert isinstance(self.sock, socket.socket)
+            sent = os.sendfile(self.sock.fileno(), item.fd, item.offset, item.length)
+            if not sent:
+                raise ProtocolError("a layer is shorter than its map says")
+            item.offset += sent
+            item.length -= sent
+            done = not item.length
+        else:
+            more = socket.MSG_MORE if len(self.outbox) > 1 else 0
+            sent = self.sock.send(item, more)
+            done = sent == len(item)
+            if not done:
+                self.outbox[0] = item[sent:]
+        self.queued -= sent
+        if done:
+            self.outbox.popleft()
+
+    # Back-pressure
+
+    @property
+    def full(self) -> bool:
+        """The client must take replies, or the disk answer, before more requests are looked at."""
+        return (
+            self.server.paused
+            or self.queued > HIGH_WATER
+            or self.pending >= MAX_PENDING
+            or self.held > MAX_HELD
+        )
+
+    def watch(self) -> None:
+        """Tell the loop what this connection waits for."""
+        if self.closed:
+            return
+        self._paused = self.full
+        events = (0 if self._paused else IN) | (OUT if self.outbox else 0)
+        if events != self._events:
+            self._events = events
+            self.server.loop.change(self.fd, events)
+
+    def began(self, held: int = 0) -> None:
+        """Count a request that waits for the disk."""
+        self.pending += 1
+        self.held += held
+        if self.full:
+            self.watch()
+
+    def ended(self, held: int = 0) -> None:
+        """Count it as answered, and go on with requests that waited behind it."""
+        self.pending -= 1
+        self.held -= held
+        if self._paused and not self.closed and not self.full:
+            self.watch()
+            self.server.resume(self)
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self.server.loop.remove(self.fd)
+        self.sock.close()
+        self.outbox.clear()
+        self.server.forget(self)

@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Fisk as a block device: read, write, zero, trim and flush any range of bytes.
+
+Order of durability, and the crash each step survives:
+
+1. a write puts data into the live layer's page cache, then changes the map in memory;
+2. a flush takes a copy of the map changes, *then* makes the layer's data durable, *then* appends the
+   changes to the log and makes that durable, *then* answers.
+
+A power cut before 2 ends leaves the old log: every block reads as before or as one of the values written
+since, never as something else, because a block gets into the log only after its data is on the medium.
+
+A block that becomes live is written whole, so stale bytes a crash left in the layer never show.  Calls
+with ``flags=RWF_NOWAIT`` raise BlockingIOError before they change anything, and can be made again.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from fisk_core import errors
+from fisk_core.blockmap import BlockMap, Geometry, LogWriter, empty_map, load_live_map, load_map
+from fisk_core.blockmap.log import Changes, encode_changes
+from fisk_core.dataplane.layers import HOLE, Layers
+from fisk_core.dataplane.spec import DiskSpec
+from fisk_core.pools import open_pool
+from fisk_core.pools.base import Device, Kind, Pool
+
+_ZEROS = memoryview(bytes(1 << 20))
+
+
+@dataclass(slots=True)
+class Period:
+    """One live period: the layer that is written and the log of its map."""
+
+    map_id: str
+    layer: Device
+    log: LogWriter
+    live: int
+    geometry: Geometry
+
+    @classmethod
+    def open(cls, pool: Pool, map_id: str, live: int, geometry: Geometry) -> "Period":
+        log = LogWriter(pool, map_id)
+        try:
+            return cls(map_id, pool.open_device(Kind.LAYER, map_id, writable=True), log, live, geometry)
+        except BaseException:
+            log.close()
+            raise
+
+    def commit(self, changes: Changes) -> None:
+        """Make all data written so far durable, then the map changes that speak of it."""
+        self.layer.flush()
+        self.log.append(encode_changes(changes, self.live, self.geometry))
+
+
+@dataclass(slots=True)
+class Flush:
+    """A flush under way: begun and ended on the disk's thread, run on any."""
+
+    period: Period
+    changes: Changes
+
+    def run(self) -> None:
+        self.period.commit(self.changes)
+
+
+class Disk:
+    """One Fisk, opened.  Not for several threads at once, but for :meth:`Flush.run`.
+
+    The opener of a writable disk holds the Fisk's lease; nobody else writes the period.
+    """
+
+    def __init__(self, pool: Pool, spec: DiskSpec, block_map: BlockMap) -> None:
+        self.pool, self.spec, self.map = pool, spec, block_map
+        self.block_size = block_map.block_size
+        self.read_only = spec.read_only
+        self.failed: str | None = None
+        """why the disk turned read-only, once a flush failed"""
+        self.written = False
+        """something was written since the last flush began"""
+        self.layers = Layers(pool, block_map.layers)
+        self.fds = self.layers.fds
+        self.period: Period | None = None
+        self.room = 0
+        """changed pages the log is known to have space for"""
+        self._in_flight = 0
+        self._preallocates = True
+        self.discarding: list[tuple[int, int]] = []
+        """(start, end) of ranges of the live layer being punched elsewhere: not to be written meanwhile"""
+
+    @property
+    def size(self) -> int:
+        return self.map.size
+
+    @classmethod
+    def open(cls, pool: Pool | None, spec: DiskSpec) -> "Disk":
+        """Open the disk that ``spec`` describes; raises NotFound or Corrupt."""
+        pool = pool or open_pool(spec.pool)
+        disk = cls(pool, spec, _load(pool, spec))
+        if not spec.read_only:
+            try:
+                disk._enter(Period.open(pool, spec.map_id, disk.map.live, disk.map.geometry))
+            except BaseException:
+                disk.close()
+                raise
+        return disk
+
+    def _enter(self, period: Period) -> None:
+        self.layers.add(period.live, period.layer)
+        self.period = period
+        self.record(1)
+
+    # Reading
+
+    def plan(self, offset: int, length: int) -> list[tuple[int, int, int]]:
+        """Give (descriptor or HOLE, offset, bytes) for the range, every layer opened."""
+        return [
+            (self.layers.open(owner), start, count)
+            for start, count, owner in self.map.extents(offset, length)
+        ]
+
+    def read_into(self, view: memoryview, offset: int, flags: int = 0) -> None:
+        """Fill ``view`` from byte ``offset``."""
+        for fd, start, length in self.plan(offset, len(view)):
+            at = start - offset
+            read_extent(fd, view[at : at + length], start, flags)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Give ``length`` bytes from ``offset``; raises InvalidValue past the end."""
+        self._check(offset, length)
+        data = bytearray(length)
+        self.read_into(memoryview(data), offset)
+        return bytes(data)
+
+    def status(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Give (offset, bytes, alias) of the owners of a range."""
+        self._check(offset, length)
+        return self.map.extents(offset, length)
+
+    # Writing
+
+    def write(self, offset: int, data: "bytes | bytearray | memoryview", flags: int = 0) -> None:
+        """Write ``data`` at ``offset``; any alignment."""
+        view = memoryview(data).cast("B")
+        self._check(offset, len(view))
+        period = self.writable()
+        self._wait_for_discard(offset, len(view))
+        size, end = self.block_size, offset + len(view)
+        whole, whole_end = -(-offset // size) * size, end // size * size
+        if whole > whole_end:
+            edges = [self._edge(offset, view, flags)]
+            whole = whole_end = end
+        else:
+            edges = [
+                self._edge(start, view[start - offset : stop - offset], flags)
+                for start, stop in ((offset, whole), (whole_end, end))
+                if stop > start
+            ]
+        if whole_end > whole:
+            edges.append((whole, view[whole - offset : whole_end - offset]))
+        for start, part in edges:
+            self._put(period, start, part)
+
+    def _wait_for_discard(self, offset: int, length: int) -> None:
+        """Raise BlockingIOError when a block of the range is being punched."""
+        start, end = offset - self.block_size, offset + length + self.block_size
+        if any(start < stop and begin < end for begin, stop in self.discarding):
+            raise BlockingIOError
+
+    def _edge(self, offset: int, part: memoryview, flags: int) -> tuple[int, memoryview]:
+        """Give what to write for a part of one block: the part alone where the block is live already."""
+        block, within = divmod(offset, self.block_size)
+        assert self.period is not None
+        if next(iter(self.map.runs(block, 1)))[2] == self.period.live:
+            return offset, part
+        merged = memoryview(bytearray(self.block_size))
+        self.read_into(merged, block * self.block_size, flags)
+        merged[within : within + len(part)] = part
+        return block * self.block_size, merged
+
+    def _put(self, period: Period, offset: int, view: memoryview) -> None:
+        first = offset // self.block_size
+        count = -(-(offset + len(view)) // self.block_size) - first
+        self.record(count)
+        self.written = True
+        period.layer.pwritev([view], offset)
+        self.map.own(first, count, period.live)
+
+    def adopt(self, offset: int, length: int) -> None:
+        """Count whole blocks as written: their data was put into the live layer by other means (reflink)."""
+        self._check(offset, length)
+        period = self.writable()
+        self.written = True
+        self.record(length // self.block_size)
+        self.map.own(offset // self.block_size, -(-length // self.block_size), period.live)
+
+    def write_zeroes(self, offset: int, length: int, allocate: bool = False, flags: int = 0) -> None:
+        """Make the range read as zeros; ``allocate`` also reserves its space."""
+        self._check(offset, length)
+        period = self.writable()
+        first, count = self._inside(offset, length)
+        if not count:
+            return self._zero_edge(offset, offset + length, allocate, flags)
+        start, stop = first * self.block_size, (first + count) * self.block_size
+        self._zero_edge(offset, min(start, offset + length), allocate, flags)
+        self._zero_edge(stop, offset + length, allocate, flags)
+        if allocate:
+            self._wait_for_discard(offset, length)
+            self.record(count)
+            self.written = True
+            period.layer.write_zeroes(start, stop - start)
+            self.map.own(first, count, period.live)
+        else:
+            self._drop(first, count)
+
+    def _zero_edge(self, start: int, stop: int, allocate: bool, flags: int) -> None:
+        """Zero a range that covers no whole block, so at most two parts of blocks."""
+        while start < stop:
+            block = start // self.block_size
+            length = min(stop, (block + 1) * self.block_size) - start
+            if allocate or next(iter(self.map.runs(block, 1)))[2]:
+                self.write(start, _ZEROS[:length], flags)
+            start += length
+
+    def trim(self, offset: int, length: int) -> None:
+        """Forget the whole blocks inside the range: they read as zeros, their space returns."""
+        self._check(offset, length)
+        self.writable()
+        self._drop(*self._inside(offset, length))
+
+    def _inside(self, offset: int, length: int) -> tuple[int, int]:
+        """Give (first block, blocks) wholly inside a range; the disk's last block may be a short one."""
+        end = offset + length
+        last = -(-end // self.block_size) if end == self.size else end // self.block_size
+        first = -(-offset // self.block_size)
+        return first, max(0, last - first)
+
+    def _drop(self, first: int, count: int) -> None:
+        period = self.writable()
+        live = [run for run in self.map.runs(first, count) if run[2] == period.live] if count else []
+        self.record(count)
+        self.map.own(first, count, 0)
+        self.written = True
+        for start, blocks, _ in live:
+            self.discard(period.layer, start * self.block_size, blocks * self.block_size)
+
+    def discard(self, layer: Device, offset: int, length: int) -> None:
+        """Give space of the live layer back; a worker does this elsewhere for large ranges."""
+        layer.discard(offset, length)
+
+    def record(self, blocks: int) -> None:
+        """Make sure the map changes of ``blocks`` more blocks will fit into the log; raises NoSpace."""
+        need = len(self.map.dirty) + blocks * self.block_size // self.map.page_size + 2
+        if need > self.room:
+            assert self.period is not None
+            self.period.log.reserve(self._in_flight + 2 * need)
+            self.room = 2 * need
+
+    def preallocate(self, page: int) -> None:
+        """Give a page that is being filled its space in one piece: first writes to it get cheaper then."""
+        if not self._preallocates or self.period is None:
+            return
+        start = page * self.map.page_size
+        try:
+            length = min(self.map.page_size, self.size - start)
+            self._preallocates = self.period.layer.preallocate(start, length)
+        except errors.NoSpace:
+            self._preallocates = False  # a nearly full pool still has space for what is really written
+
+    def writable(self) -> Period:
+        """Give the open period; raises ReadOnly when there is none or its medium failed."""
+        if self.failed:
+            raise errors.ReadOnly(f"Fisk {self.spec.name} is read-only since {self.failed}")
+        if self.period is None:
+            raise errors.ReadOnly(f"Fisk {self.spec.name} is read-only")
+        return self.period
+
+    def _check(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            message = f"bytes {offset} to {offset + length} are outside {self.spec.name} ({self.size} bytes)"
+            raise errors.InvalidValue(message)
+
+    # Durability
+
+    def begin_flush(self) -> Flush | None:
+        """Give a flush of everything written until now, None when there is nothing to do."""
+        period = self.writable()
+        if not self.written and not self.map.dirty:
+            return None
+        return self._take(period)
+
+    def _take(self, period: Period) -> Flush:
+        changes = self.map.take_changes()
+        self.written, self.room, self._in_flight = False, 0, self._in_flight + len(changes)
+        return Flush(period, changes)
+
+    def end_flush(self, flush: Flush, error: Exception | None) -> None:
+        """Take the outcome of a flush.
+
+        A failed fsync is never tried again: the kernel may have dropped the dirty pages, and a second
+        call would report success for data that is gone.
+        """
+        self._in_flight -= len(flush.changes)
+        if error is not None:
+            self.failed = f"a flush failed: {error}"
+            return
+        self.map.collapse([page for page, owners in flush.changes if isinstance(owners, bytes)][:64])
+
+    def flush(self) -> None:
+        """Make everything written so far durable; on failure the disk turns read-only and raises."""
+        flush = self.begin_flush()
+        if flush is None:
+            return
+        try:
+            flush.run()
+        except errors.FiskError as exc:
+            self.end_flush(flush, exc)
+            raise
+        self.end_flush(flush, None)
+
+    def begin_period(self, spec: DiskSpec) -> Flush:
+        """Freeze what is live and write to the period of ``spec`` from now on.
+
+        The flush it gives seals the old period: run it before any flush of the new one.
+        """
+        old = self.writable()
+        new = Period.open(self.pool, spec.map_id, len(self.map.layers), self.map.geometry)
+        seal = self._take(old)
+        self.map.begin_period(spec.map_id)
+        self.spec = spec
+        self._enter(new)
+        return seal
+
+    def resize(self, size: int) -> None:
+        """Take a larger size."""
+        if size < self.size:
+            raise errors.InvalidValue(f"{self.spec.name} cannot shrink while it is open")
+        self.map.resize(size)
+
+    def close(self) -> None:
+        """Flush and close; raises when the flush fails, and closes all the same."""
+        period, self.period = self.period, None
+        try:
+            if period and not self.failed and (self.written or self.map.dirty):
+                period.commit(self.map.take_changes())
+        finally:
+            if period:
+                period.log.close()
+            self.layers.close()
+            self.map.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _load(pool: Pool, spec: DiskSpec) -> BlockMap:
+    if not spec.read_only:
+        return load_live_map(pool, spec.map_id, spec.size)
+    if spec.opened:
+        return load_map(pool, spec.map_id, spec.size)
+    if spec.base_id is None:
+        return empty_map(Geometry(spec.block_size, spec.page_size), spec.size)
+    return load_map(pool, spec.base_id, spec.size)
+
+
+def read_extent(fd: int, view: memoryview, offset: int, flags: int = 0) -> None:
+    """Read all of ``view`` from one layer; what lies behind the end of its file is zeros."""
+    if fd == HOLE:
+        return zero(view)
+    done = 0
+    while done < len(view):
+        try:
+            count = os.preadv(fd, (view[done:],), offset + done, flags)
+        except BlockingIOError:
+            raise
+        except OSError as exc:
+            raise errors.from_oserror(exc, "read a layer") from exc
+        if not count:
+            return zero(view[done:])
+        done += count
+
+
+def zero(view: memoryview) -> None:
+    """Fill ``view`` with zeros."""
+    for at in range(0, len(view), len(_ZEROS)):
+        part = view[at : at + len(_ZEROS)]
+        part[:] = _ZEROS[: len(part)]

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting workers: in place of this process, or as a child."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+from fisk_core import errors
+from fisk_core.dataplane import control
+from fisk_core.dataplane.server import ServeOptions
+from fisk_core.dataplane.spec import DiskSpec
+from fisk_core.dataplane.worker import to_json
+
+START_SECONDS = 30.0
+
+
+def _handover(spec: DiskSpec, options: ServeOptions) -> IO[str]:
+    """Give an open, unnamed file that tells a worker what to do."""
+    handover = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the caller passes its descriptor on
+    handover.write(to_json(spec, options))
+    handover.seek(0)
+    return handover
+
+
+def _environment() -> dict[str, str]:
+    # One small process for each Fisk: numpy's thread pools would only cost memory.
+    return {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+def exec_worker(spec: DiskSpec, options: ServeOptions, lock_fd: int | None) -> None:
+    """Become the worker: this process is replaced and its signals are the worker's."""
+    handover = _handover(spec, options)
+    for fd in (handover.fileno(), lock_fd):
+        if fd is not None:
+            os.set_inheritable(fd, True)
+    arguments = [sys.executable, "-m", "fisk_core.dataplane", str(handover.fileno())]
+    os.execve(sys.executable, arguments, _environment())
+
+
+class Worker:
+    """A worker that is our child."""
+
+    def __init__(self, process: "subprocess.Popen[str]", options: ServeOptions) -> None:
+        self._process, self._options = process, options
+        self.pid = process.pid
+        self.uris: list[str] = []
+
+    @property
+    def uri(self) -> str:
+        return self.uris[0]
+
+    def wait_ready(self) -> None:
+        """Wait until it listens; raises what kept it from doing so."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            assert self._process.stderr is not None
+            message = self._process.stderr.read().strip().removeprefix("fisk: ")
+            status = self._process.wait()
+            raise _by_status(status)(message or f"the worker ended with status {status}")
+        self.uris = [line.strip()]
+
+    def stop(self) -> None:
+        """Have it make everything durable and end; raises PoolError when it could not."""
+        self._process.terminate()
+        status = self._process.wait(START_SECONDS)
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream:
+                stream.close()
+        if status:
+            raise errors.PoolError(f"the worker ended with status {status}")
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _by_status(status: int) -> type[errors.FiskError]:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    found = [kind for kind in kinds if issubclass(kind, errors.FiskError) and kind.exit_status == status]
+    return found[0] if found else errors.FiskError
+
+
+def start_worker(
+    spec: DiskSpec,
+    *,
+    unix: str | None = None,
+    lock_fd: int | None = None,
+    options: ServeOptions | None = None,
+) -> Worker:
+    """Start a worker as a child and wait until it listens."""
+    options = options or ServeOptions(unix=unix, announce=True)
+    with _handover(spec, options) as handover:
+        passed = [fd for fd in (handover.fileno(), lock_fd) if fd is not None]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fisk_core.dataplane", str(handover.fileno())],
+            pass_fds=passed,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    worker = Worker(process, options)
+    worker.wait_ready()
+    return worker
+
+
+def wait_for_control(path: Path, seconds: float = START_SECONDS) -> None:
+    """Wait until a worker answers at ``path``; raises NotFound when none does in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            control.call(path, {"op": "status"})
+            return
+        except errors.NotFound:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The open layers of one Fisk: alias → file descriptor, opened when first needed.
+
+``fds[alias]`` is what the data path uses: a descriptor, or HOLE, or UNOPENED.  It may be read without
+asking, because an entry changes only here, on the thread that owns the disk.
+"""
+
+import resource
+
+from fisk_core.errors import Unsupported
+from fisk_core.pools.base import Device, Kind, Pool
+
+HOLE = -1
+UNOPENED = -2
+
+_SPARE = 64  # descriptors left for sockets, logs and blobs
+
+
+class Layers:
+    """The layers a map names, in its order of aliases."""
+
+    def __init__(self, pool: Pool, layers: list[str | None]) -> None:
+        self._pool = pool
+        self._ids = layers
+        self._devices: dict[int, Device] = {}
+        self.fds = [HOLE, *[UNOPENED] * (len(layers) - 1)]
+        self.pinned = 0
+        """threads that use descriptors now; none is closed while there are any"""
+        self._limit = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE)
+
+    def open(self, alias: int) -> int:
+        """Give the descriptor of a layer, opening it; raises NotFound or PoolError."""
+        if self.fds[alias] != UNOPENED:
+            return self.fds[alias]
+        if len(self._devices) >= self._limit and not self.pinned:
+            self._close_oldest(len(self._devices) // 2)
+        layer = self._ids[alias]
+        assert layer is not None
+        return self.add(alias, self._pool.open_device(Kind.LAYER, layer, writable=False))
+
+    def add(self, alias: int, device: Device) -> int:
+        """Take over an open layer as ``alias`` (the next one, or one not opened yet)."""
+        fd = direct(device)
+        if alias == len(self.fds):
+            self.fds.append(fd)
+        self.fds[alias] = fd
+        self._devices[alias] = device
+        return fd
+
+    def _close_oldest(self, count: int) -> None:
+        """Close layers opened longest ago, except the newest alias, which is the live one."""
+        for alias in [alias for alias in self._devices if alias != len(self.fds) - 1][:count]:
+            self.fds[alias] = UNOPENED
+            self._devices.pop(alias).close()
+
+    def close(self) -> None:
+        for device in self._devices.values():
+            device.close()
+        self._devices.clear()
+        self.fds[:] = [UNOPENED] * len(self.fds)
+
+
+def direct(device: Device) -> int:
+    """Give the descriptor at which byte x of the device is byte x; raises Unsupported when there is none."""
+    routes = device.route(0, max(device.size, 1))
+    if len(routes) != 1 or routes[0][1] != 0:
+        raise Unsupported("this pool does not give layers as plain files")
+    return routes[0][0]

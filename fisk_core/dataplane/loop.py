@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's event loop: epoll, work handed to threads and back, a list of things to do each round."""
+
+import contextlib
+import heapq
+import os
+import select
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+IN, OUT = select.EPOLLIN, select.EPOLLOUT
+
+Done = Callable[[Any, Exception | None], None]
+
+
+class Loop:
+    """One thread that never waits for a disk or a peer; blocking calls run on a few others."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._finished: deque[tuple[Done, Any, Exception | None]] = deque()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self.rounds: list[Callable[[], bool]] = []
+        """called after each round of events; True asks for another round at once"""
+        self.stopping = False
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._running: set[object] = set()
+        self._barriers: list[tuple[set[object], Callable[[], None]]] = []
+        self.add(self._wake, IN, self._woken)
+
+    def add(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
+        self._handlers[fd] = handler
+        self._epoll.register(fd, events)
+
+    def change(self, fd: int, events: int) -> None:
+        self._epoll.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        del self._handlers[fd]
+        self._epoll.unregister(fd)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call ``call`` once after ``seconds``."""
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), call))
+
+    def submit(self, pool: str, threads: int, work: Callable[[], Any], done: Done) -> None:
+        """Run ``work`` on one of the ``threads`` of ``pool``; then ``done(result, error)`` on the loop."""
+        if pool not in self._pools:
+            self._pools[pool] = ThreadPoolExecutor(threads, thread_name_prefix=pool)
+        token = object()
+        self._running.add(token)
+
+        def finish(result: Any, error: Exception | None) -> None:
+            self._running.discard(token)
+            done(result, error)
+            self._pass_barriers()
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = work()
+            except Exception as exc:  # whatever it is, it belongs to the one who asked
+                error = exc
+            self._finished.append((finish, result, error))
+            os.eventfd_write(self._wake, 1)
+
+        self._pools[pool].submit(run)
+
+    def barrier(self, call: Callable[[], None]) -> None:
+        """Call ``call`` when all work submitted until now is done."""
+        self._barriers.append((set(self._running), call))
+        self._pass_barriers()
+
+    def _pass_barriers(self) -> None:
+        passed = [entry for entry in self._barriers if not entry[0] & self._running]
+        self._barriers = [entry for entry in self._barriers if entry[0] & self._running]
+        for _, call in passed:
+            call()
+
+    def _woken(self, _: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        while self._finished:
+            done, result, error = self._finished.popleft()
+            done(result, error)
+
+    def stop_on(self, *signals: signal.Signals, call: Callable[[], None]) -> None:
+        """Call ``call`` on the loop when one of the signals comes."""
+
+        def handler(*_: object) -> None:
+            self._finished.append((lambda *_: call(), None, None))
+            os.eventfd_write(self._wake, 1)
+
+        for number in signals:
+            signal.signal(number, handler)
+
+    def run(self) -> None:
+        """Handle events until :attr:`stopping`."""
+        poll, handlers = self._epoll.poll, self._handlers
+        busy = False
+        while not self.stopping:
+            for fd, events in poll(0 if busy else self._patience()):
+                handler = handlers.get(fd)
+                if handler:
+                    handler(events)
+            busy = False
+            for call in self.rounds:
+                busy = call() or busy
+
+    def _patience(self) -> float | None:
+        """Give the seconds to wait for events, having run the timers that are due."""
+        while self._timers:
+            wait = self._timers[0][0] - time.monotonic()
+            if wait > 0:
+                return wait
+            heapq.heappop(self._timers)[2]()
+        return None
+
+    def close(self) -> None:
+        """Finish the work under way, and what that leads to, and close."""
+        while self._running:
+            select.select([self._wake], [], [])
+            self._woken(0)
+        for pool in self._pools.values():
+            pool.shutdown(wait=True)
+        self._epoll.close()
+        os.close(self._wake)

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The NBD server of one Fisk: listeners, connections and the disk behind them, on one loop.
+
+Changes to what is served (a new period, another map, a larger size) happen between two rounds of the loop,
+so every request sees the disk either before or after, never between.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from fisk_core import errors
+from fisk_core.blockmap import read_log_header
+from fisk_core.blockmap.source import MAX_ALIAS
+from fisk_core.dataplane.cold import ColdReads, Deferred
+from fisk_core.dataplane.connection import Connection
+from fisk_core.dataplane.disk import Disk
+from fisk_core.dataplane.flusher import Flusher
+from fisk_core.dataplane.loop import IN, Loop
+from fisk_core.dataplane.spec import DiskSpec
+from fisk_core.dataplane.status import Export
+from fisk_core.dataplane.tls import TlsOptions, server_context
+from fisk_core.dataplane.transmission import Transmission
+from fisk_core.pools.base import Device
+
+LOG = logging.getLogger(__name__)
+MAX_CONNECTIONS = 256
+_INLINE_DISCARD = 64 << 10
+_SO_SNDBUFFORCE = 32
+_SOCKET_BUFFER = 4 << 20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """How a Fisk is served; ``listen`` is (host, port), port 0 takes a free one."""
+
+    unix: str | None = None
+    listen: tuple[str, int] | None = None
+    control: str | None = None
+    export: str | None = None
+    tls: TlsOptions | None = None
+    listed: bool = True
+    announce: bool = False
+    sockets: list[int] = field(default_factory=list)
+    """descriptors of connected sockets to serve, handed over by whoever accepted them"""
+
+
+class ServedDisk(Disk):
+    """A disk whose large discards happen on a thread: punching many extents takes long."""
+
+    server: "Server"
+
+    def discard(self, layer: Device, offset: int, length: int) -> None:
+        if length <= _INLINE_DISCARD:
+            layer.discard(offset, length)
+            return
+        span = (offset, offset + length)
+        self.discarding.append(span)
+
+        def done(_: None, error: Exception | None) -> None:
+            self.discarding.remove(span)
+            if error is not None:
+                # Only space was to return; the map says zeros already, and the collector finds the rest.
+                LOG.warning("discard of %d bytes failed: %s", length, error)
+
+        self.server.loop.submit("discard", 1, lambda: layer.discard(offset, length), done)
+
+
+class Server:
+    """One served Fisk."""
+
+    def __init__(self, loop: Loop, spec: DiskSpec, options: ServeOptions) -> None:
+        self.loop, self.options = loop, options
+        self.disk = self._open(spec)
+        self.export = Export(
+            self.disk, options.export if options.export is not None else spec.name, options.listed
+        )
+        self.tls: ssl.SSLContext | None = server_context(options.tls) if options.tls else None
+        self.transmission = Transmission(self)
+        self.cold, self.deferred, self.flusher = ColdReads(self), Deferred(self), Flusher(self)
+        self.connections: set[Connection] = set()
+        self.paused = False
+        """no request is looked at for now"""
+        self._retired: list[Disk] = []
+        self._listeners: list[socket.socket] = []
+        self._unlink: list[str] = []
+
+    def _open(self, spec: DiskSpec) -> ServedDisk:
+        disk = ServedDisk.open(None, spec)
+        assert isinstance(disk, ServedDisk)
+        disk.server = self
+        return disk
+
+    # Listening
+
+    def listen(self) -> list[str]:
+        """Open the listeners; gives the NBD URIs."""
+        uris = []
+        scheme = "nbds" if self.tls else "nbd"
+        if self.options.unix:
+            self._add_listener(unix_listener(self.options.unix), self._accept)
+            self._unlink.append(self.options.unix)
+            uris.append(f"{scheme}+unix:///{self.export.name}?socket={self.options.unix}")
+        if self.options.listen:
+            listener = socket.create_server(self.options.listen, reuse_port=False)
+            self._add_listener(listener, self._accept)
+            host, port = listener.getsockname()[:2]
+            uris.append(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/{self.export.name}")
+        return uris
+
+    def listen_control(self, path: str, accept: Callable[[socket.socket], None]) -> None:
+        self._add_listener(unix_listener(path), accept)
+        self._unlink.append(path)
+
+    def _add_listener(self, listener: socket.socket, accept: Callable[[socket.socket], None]) -> None:
+        listener.setblocking(False)
+        self._listeners.append(listener)
+
+        def on_event(_: int) -> None:
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                accept(listener.accept()[0])
+
+        self.loop.add(listener.fileno(), IN, on_event)
+
+    def _accept(self, sock: socket.socket) -> None:
+        if len(self.connections) >= MAX_CONNECTIONS:
+            sock.close()
+            return
+        self.add_connection(sock)
+
+    def add_connection(self, sock: socket.socket) -> None:
+        """Serve a connected socket."""
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:
+            with contextlib.suppress(OSError):  # only root may; the usual size works too
+                sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SOCKET_BUFFER)
+        with contextlib.suppress(OSError, errors.ProtocolError):
+            self.connections.add(Connection(self, sock))
+
+    # Connections
+
+    def guard(self, conn: Connection, call: Callable[[], T]) -> T | None:
+        """Call something that sends to ``conn``; close it when it is broken."""
+        try:
+            return call()
+        except (errors.ProtocolError, OSError) as exc:
+            self.note_closed(conn, exc)
+            conn.close()
+            return None
+
+    def resume(self, conn: Connection) -> None:
+        """Look at requests that waited in the inbox of ``conn``, on the next round."""
+        self.loop.later(0, lambda: self._process(conn))
+
+    def _process(self, conn: Connection) -> None:
+        if not conn.closed and conn.agreed:
+            self.guard(conn, lambda: self.transmission.process(conn))
+
+    def forget(self, conn: Connection) -> None:
+        self.connections.discard(conn)
+
+    def note_closed(self, conn: Connection, why: Exception) -> None:
+        LOG.debug("connection %d of %s closed: %s", conn.fd, self.export.name, why)
+
+    def note_failure(self, error: Exception) -> None:
+        LOG.error("Fisk %s is read-only from now on: %s", self.disk.spec.name, error)
+
+    # Changes of what is served
+
+    def pause(self) -> None:
+        """Answer no further requests until :meth:`unpause`; those waiting for the disk are answered."""
+        self.paused = True
+        for conn in self.connections:
+            conn.watch()
+
+    def unpause(self) -> None:
+        if not self.paused:
+            return
+        self.paused = False
+        for conn in self.connections:
+            conn.watch()
+            self.resume(conn)
+
+    def switch(self, spec: DiskSpec, done: Callable[[Exception | None], None]) -> None:
+        """Serve the period or map of ``spec`` from the next request on.
+
+        ``done`` is called when what was written until now is durable.  Switching to what is served already
+        only makes that durable.  Raises what opening the new map raises; the old one goes on then.
+        """
+        if spec.map_id == self.disk.spec.map_id:
+            self.flusher.flush(done)
+        elif self._continues(spec):
+            old, disk = self.disk.period, self.disk
+            flush = disk.begin_period(spec)
+            assert old is not None
+            self.transmission.disk_changed()
+            self.flusher.seal(disk, flush, lambda error: (old.log.close(), done(error))[1])
+        else:
+            self._replace(spec, done)
+
+    def _continues(self, spec: DiskSpec) -> bool:
+        """Say whether ``spec`` is a new period on top of what is served, all of it."""
+        disk = self.disk
+        if spec.read_only or disk.period is None or disk.failed or len(disk.map.layers) >= MAX_ALIAS:
+            return False
+        header = read_log_header(disk.pool, spec.map_id)
+        return header.base_id == disk.spec.map_id and header.base_size == disk.size == spec.size
+
+    def _replace(self, spec: DiskSpec, done: Callable[[Exception | None], None]) -> None:
+        """Make the old disk durable and then serve another; requests wait meanwhile."""
+        self.pause()
+
+        def swap(error: Exception | None) -> None:
+            try:
+                if error is None:
+                    new, self._retired = self._open(spec), [*self._retired, self.disk]
+                    self.disk = self.export.disk = new
+                    self.transmission.disk_changed()
+            except errors.FiskError as exc:
+                error = exc
+            self.unpause()
+            self.loop.barrier(self._close_retired)
+            done(error)
+
+        if self.disk.period is None or self.disk.failed:
+            swap(None)
+        else:
+            self.flusher.flush(swap)
+
+    def _close_retired(self) -> None:
+        """Close replaced disks once no thread and no unsent reply uses their layers."""
+        if any(conn.outbox for conn in self.connections):
+            self.loop.later(0.1, self._close_retired)
+            return
+        for disk in self._retired:
+            disk.close()
+        self._retired.clear()
+
+    def resize(self, size: int) -> None:
+        """Offer a larger size to connections made from now on, and accept requests up to it at once."""
+        self.disk.resize(size)
+        self.transmission.disk_changed()
+
+    def close(self) -> None:
+        """Stop listening, drop the connections, make everything durable; raises when that fails."""
+        for listener in self._listeners:
+            listener.close()
+        for path in self._unlink:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        for conn in list(self.connections):
+            conn.close()
+        self.loop.close()
+        for disk in [*self._retired, self.disk]:
+            disk.close()
+
+
+def unix_listener(path: str) -> socket.socket:
+    """Listen at ``path``, taking the place of a socket nobody listens at; raises InUse or InvalidValue."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        if Path(path).is_socket():
+            _remove_dead(path)
+        listener.bind(path)
+    except OSError as exc:
+        listener.close()
+        if len(os.fsencode(path)) > 107:
+            raise errors.InvalidValue(f"the socket path {path} is longer than 107 bytes") from exc
+        raise errors.from_oserror(exc, f"listen at {path}") from exc
+    except errors.FiskError:
+        listener.close()
+        raise
+    os.chmod(path, 0o600)
+    listener.listen(128)
+    return listener
+
+
+def _remove_dead(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise errors.InUse(f"something listens at {path} already")

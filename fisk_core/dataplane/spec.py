@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a data path needs to know of one Fisk; made by the engine, read by a worker in another process."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    """One Fisk to be read or written; ``pool`` is what ``Pool.spec()`` gave.
+
+    A writable spec names an open period (its log and layer exist); the writer holds the Fisk's lock.
+    ``opened`` is False for a live Fisk never written to since its period began: its map is that of
+    ``base_id`` (or empty), of which ``base_size`` bytes are seen.
+    """
+
+    fisk_id: str
+    name: str
+    size: int
+    block_size: int
+    page_size: int
+    map_id: str
+    read_only: bool
+    pool: dict[str, Any]
+    opened: bool = True
+    base_id: str | None = None
+    base_size: int = 0
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "DiskSpec":
+        return cls(**json.loads(text))

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TLS for NBD connections: certificates as QEMU and libnbd lay them out, or a pre-shared key file."""
+
+import socket
+import ssl
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fisk_core.errors import InvalidValue, NotFound, Unsupported
+
+
+@dataclass(frozen=True, slots=True)
+class TlsOptions:
+    """What the server proves itself with.
+
+    A directory with ``ca-cert.pem``, ``server-cert.pem`` and ``server-key.pem``, or a file of
+    ``identity:hex-key`` lines.  ``verify`` also asks clients for certificates.
+    """
+
+    directory: str | None = None
+    psk_file: str | None = None
+    verify: bool = False
+
+
+def server_context(options: TlsOptions) -> ssl.SSLContext:
+    """Give the context for serving; raises NotFound, InvalidValue or Unsupported."""
+    if options.psk_file:
+        return _psk_context(read_psk(options.psk_file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    directory = Path(options.directory or "")
+    try:
+        context.load_cert_chain(directory / "server-cert.pem", directory / "server-key.pem")
+        if options.verify:
+            context.load_verify_locations(directory / "ca-cert.pem")
+            context.verify_mode = ssl.CERT_REQUIRED
+    except FileNotFoundError as exc:
+        raise NotFound(
+            f"{directory} must hold server-cert.pem, server-key.pem"
+            f"{' and ca-cert.pem' if options.verify else ''}"
+        ) from exc
+    except ssl.SSLError as exc:
+        raise InvalidValue(f"the certificate or key in {directory} cannot be used: {exc.reason}") from exc
+    return context
+
+
+def read_psk(path: str) -> dict[str, bytes]:
+    """Give identity → key from a file as ``psktool`` of GnuTLS writes it; raises NotFound or InvalidValue."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        pairs = [line.split(":", 1) for line in lines if line.strip()]
+        return {identity: bytes.fromhex(key) for identity, key in pairs}
+    except FileNotFoundError as exc:
+        raise NotFound(f"there is no key file {path}") from exc
+    except ValueError as exc:
+        raise InvalidValue(f"{path} must hold lines of identity:hex-key") from exc
+
+
+def _psk_context(keys: dict[str, bytes]) -> ssl.SSLContext:
+    if sys.version_info < (3, 13):
+        raise Unsupported("TLS with a pre-shared key needs Python 3.13; use certificates")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # Python gives keys to OpenSSL's TLS 1.2 callback only.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("PSK")
+    context.set_psk_server_callback(lambda identity: keys.get(identity or "", b""))
+    return context
+
+
+class TlsSocket:
+    """A TLS connection with the few calls of a non-blocking socket that a Connection uses.
+
+    What a plain socket reports as BlockingIOError is reported as that, whichever direction TLS waits for.
+    """
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        self._sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        self._pending: bytes | None = None
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def recv_into(self, view: memoryview) -> int:
+        try:
+            return self._sock.recv_into(view)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as exc:
+            raise BlockingIOError from exc
+        except ssl.SSLEOFError:
+            return 0
+
+    def pending(self) -> bool:
+        """Say whether bytes were received that epoll will not tell of."""
+        return self._sock.pending() > 0
+
+    def send(self, data: "bytes | memoryview", flags: int = 0) -> int:
+        try:
+            return self._sock.send(data)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as exc:
+            raise BlockingIOError from exc
+
+    def sendmsg(self, parts: Sequence["bytes | memoryview"]) -> int:
+        return self.send(b"".join(parts))
+
+    def close(self) -> None:
+        self._sock.close()

@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NBD transmission: every whole request of an inbox is answered in one go.
+
+:meth:`Transmission.process` answers what :class:`FastPath` can do at once into one buffer that is sent
+once.  Everything else becomes a :class:`Request` and goes through :meth:`Transmission.handle`, where it is
+answered, put off until the disk has what it needs, or refused.  Each request gets exactly one reply.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fisk_core import _linux, errors
+from fisk_core.dataplane import protocol as nbd
+from fisk_core.dataplane.connection import Connection, FileSpan
+from fisk_core.dataplane.disk import Disk, read_extent
+from fisk_core.dataplane.fastpath import FastPath
+from fisk_core.dataplane.layers import HOLE
+from fisk_core.dataplane.protocol import (
+    CHUNK,
+    CHUNK_NONE,
+    CHUNK_OFFSET,
+    CHUNK_OFFSET_DATA,
+    CMD_READ,
+    CMD_WRITE,
+    MAX_REQUEST,
+    REQUEST,
+    REQUEST_MAGIC,
+    SIMPLE_REPLY,
+    SIMPLE_REPLY_MAGIC,
+    STRUCTURED_REPLY_MAGIC,
+)
+from fisk_core.dataplane.status import describe
+
+if TYPE_CHECKING:
+    from fisk_core.dataplane.server import Server
+
+SMALL = 64 << 10
+"""reads up to this many bytes are collected into one answer; larger holes get a chunk of their own"""
+_OUT = 1 << 20
+_REQUEST = REQUEST.size
+_DATA_HEAD = CHUNK.size + CHUNK_OFFSET.size
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_DONE = nbd.CHUNK_FLAG_DONE
+
+_KNOWN_FLAGS = {
+    nbd.CMD_READ: nbd.CMD_FLAG_DF | nbd.CMD_FLAG_FUA,
+    nbd.CMD_WRITE: nbd.CMD_FLAG_FUA,
+    nbd.CMD_FLUSH: 0,
+    nbd.CMD_TRIM: nbd.CMD_FLAG_FUA,
+    nbd.CMD_CACHE: 0,
+    nbd.CMD_WRITE_ZEROES: nbd.CMD_FLAG_FUA | nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FAST_ZERO,
+    nbd.CMD_BLOCK_STATUS: nbd.CMD_FLAG_REQ_ONE,
+}
+_CHANGES = (nbd.CMD_WRITE, nbd.CMD_TRIM, nbd.CMD_WRITE_ZEROES)
+
+
+@dataclass(slots=True)
+class Request:
+    """One request away from the fast path; ``payload`` is a view of the inbox, or a copy once put off."""
+
+    conn: Connection
+    flags: int
+    kind: int
+    cookie: int
+    offset: int
+    length: int
+    payload: memoryview | bytes = b""
+    since: float = 0.0
+    tries: int = 0
+
+    @property
+    def structured(self) -> bool:
+        return self.conn.agreed is not None and self.conn.agreed.structured
+
+
+class Transmission:
+    """The requests of all connections of one server."""
+
+    def __init__(self, server: "Server") -> None:
+        self.server = server
+        self.fast = FastPath(server.disk)
+        self._out = bytearray(_OUT)
+        self._view = memoryview(self._out)
+        self._sendfile = True
+        self._handlers: dict[int, Callable[[Request], None]] = {
+            nbd.CMD_READ: self._read,
+            nbd.CMD_WRITE: self._write,
+            nbd.CMD_FLUSH: self._flush,
+            nbd.CMD_TRIM: self._trim,
+            nbd.CMD_CACHE: self._cache,
+            nbd.CMD_WRITE_ZEROES: self._write_zeroes,
+            nbd.CMD_BLOCK_STATUS: self._block_status,
+        }
+
+    @property
+    def disk(self) -> Disk:
+        return self.server.disk
+
+    def disk_changed(self) -> None:
+        """Take notice that the disk, its live layer or its size is another now."""
+        self.fast = FastPath(self.server.disk)
+
+    def process(self, conn: Connection) -> None:
+        """Answer the whole requests in the inbox of ``conn``; raises ProtocolError for what is not one."""
+        if conn.closed or conn.full:
+            return
+        inbox, view, have = conn.inbox, conn.view, conn.have
+        out, answers, used, position = self._out, self._view, 0, 0
+        structured = conn.agreed.structured  # type: ignore[union-attr]
+        head = _DATA_HEAD if structured else SIMPLE_REPLY.size
+        unpack, simple, chunk = REQUEST.unpack_from, SIMPLE_REPLY.pack_into, CHUNK.pack_into
+        read, write = self.fast.read, self.fast.write
+        while have - position >= _REQUEST:
+            magic, flags, kind, cookie, offset, length = unpack(inbox, position)
+            if magic != REQUEST_MAGIC:
+                raise errors.ProtocolError("a request without its magic number")
+            body = position + _REQUEST
+            if used + head + SMALL > _OUT:
+                conn.send(answers[:used])
+                used = 0
+            try:
+                if kind == CMD_READ and not flags and 0 < length <= SMALL:
+                    start = used + head
+                    if read(answers[start : start + length], offset, length):
+                        if structured:
+                            chunk(
+                                out,
+                                used,
+                                STRUCTURED_REPLY_MAGIC,
+                                _DONE,
+                                CHUNK_OFFSET_DATA,
+                                cookie,
+                                length + 8,
+                            )
+                            CHUNK_OFFSET.pack_into(out, used + CHUNK.size, offset)
+                        else:
+                            simple(out, used, SIMPLE_REPLY_MAGIC, 0, cookie)
+                        used, position = start + length, body
+                        continue
+                elif kind == CMD_WRITE and length <= MAX_REQUEST:
+                    if have - body < length:
+                        conn.need(_REQUEST + length)  # the rest has yet to come
+                        break
+                    if not flags and write(view[body : body + length], offset, length):
+                        if structured:
+                            chunk(out, used, STRUCTURED_REPLY_MAGIC, _DONE, CHUNK_NONE, cookie, 0)
+                            used += CHUNK.size
+                        else:
+                            simple(out, used, SIMPLE_REPLY_MAGIC, 0, cookie)
+                            used += SIMPLE_REPLY.size
+                        position = body + length
+                        continue
+            except BlockingIOError:
+                self.server.cold.add(Request(conn, flags, kind, cookie, offset, length))
+                position = body
+                continue
+            except OSError:
+                pass  # the general path tells what it was
+            if used:
+                conn.send(answers[:used])
+                used = 0
+            position = self._general(conn, (flags, kind, cookie, offset, length), body)
+            if conn.closed or conn.full:
+                break
+        if used:
+            conn.send(answers[:used])
+        conn.consume(position)
+
+    def _general(self, conn: Connection, fields: tuple[int, int, int, int, int], body: int) -> int:
+        """Handle one request outside the fast path; gives where it ends in the inbox."""
+        request = Request(conn, *fields)
+        if request.kind == nbd.CMD_DISC:
+            conn.close()
+            return body
+        if request.kind == CMD_WRITE:
+            if request.length > MAX_REQUEST:
+                self.fail(request, errors.InvalidValue("a write larger than the server takes"))
+                here = min(request.length, conn.have - body)
+                conn.skip = request.length - here
+                return body + here
+            request.payload = conn.view[body : body + request.length]
+            body += request.length
+        self.handle(request)
+        return body
+
+    def handle(self, request: Request) -> None:
+        """Answer a request now or see that it is answered later."""
+        try:
+            self._check(request)
+            self._handlers[request.kind](request)
+        except BlockingIOError:
+            self.server.deferred.add(request)
+        except errors.FiskError as exc:
+            self.fail(request, exc)
+
+    def _check(self, request: Request) -> None:
+        """Raise what the protocol wants for a request that cannot be meant."""
+        known = _KNOWN_FLAGS.get(request.kind)
+        if known is None or request.flags & ~known:
+            raise errors.InvalidValue("unknown command or flag")
+        if request.kind == nbd.CMD_FLUSH:
+            return
+        if request.kind in _CHANGES and self.disk.read_only:
+            raise errors.ReadOnly("the export is read-only")
+        if request.offset + request.length > self.disk.size:
+            past_end = (
+                errors.NoSpace if request.kind in (CMD_WRITE, nbd.CMD_WRITE_ZEROES) else errors.InvalidValue
+            )
+            raise past_end("the request passes the end of the disk")
+        if not request.length or (request.kind == CMD_READ and request.length > MAX_REQUEST):
+            raise errors.InvalidValue("a length that makes no sense")
+
+    # Replies
+
+    def succeed(self, request: Request) -> None:
+        """Send the reply of a request that has no data."""
+        if request.conn.closed:
+            return
+        if request.structured:
+            request.conn.send(CHUNK.pack(STRUCTURED_REPLY_MAGIC, _DONE, CHUNK_NONE, request.cookie, 0))
+        else:
+            request.conn.send(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, request.cookie))
+
+    def fail(self, request: Request, error: Exception) -> None:
+        """Send the error reply of a request."""
+        if request.conn.closed:
+            return
+        code = nbd.wire_error(getattr(error, "errno", None))
+        if not request.structured:
+            request.conn.send(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, code, request.cookie))
+            return
+        text = str(error).encode()[: nbd.MAX_STRING]
+        payload = nbd.CHUNK_ERROR_HEAD.pack(code, len(text)) + text
+        head = CHUNK.pack(STRUCTURED_REPLY_MAGIC, _DONE, nbd.CHUNK_ERROR, request.cookie, len(payload))
+        request.conn.send(head + payload)
+
+    def _done(self, request: Request) -> None:
+        """Answer a change, after a flush when it was made with FUA."""
+        if request.flags & nbd.CMD_FLAG_FUA:
+            self.server.flusher.request(request)
+        else:
+            self.succeed(request)
+
+    # Commands
+
+    def _read(self, request: Request) -> None:
+        """Answer a read from the page cache, or leave it to the cold reads."""
+        try:
+            self.read_now(request, os.RWF_NOWAIT)
+        except BlockingIOError:
+            self.server.cold.add(request)
+
+    def read_now(self, request: Request, flags: int) -> None:
+        """Answer a read; raises BlockingIOError, with nothing sent, when that would wait for the disk."""
+        plan = self.disk.plan(request.offset, request.length)
+        if request.length > SMALL and self._send_file(request, plan):
+            return
+        if request.structured and not request.flags & nbd.CMD_FLAG_DF and _large_hole(plan):
+            self._read_chunks(request, plan, flags)
+            return
+        head = self._data_head(request, request.offset, request.length, last=True)
+        answer = memoryview(bytearray(len(head) + request.length))
+        answer[: len(head)] = head
+        _fill(answer[len(head) :], plan, request.offset, flags)
+        request.conn.send_own(answer)
+
+    def answer_data(self, request: Request, data: memoryview) -> None:
+        """Answer a read with data that was fetched elsewhere."""
+        if not request.conn.closed:
+            request.conn.send(self._data_head(request, request.offset, request.length, last=True))
+            request.conn.send_own(data)
+
+    def _data_head(self, request: Request, offset: int, length: int, last: bool) -> bytes:
+        if not request.structured:
+            return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, request.cookie)
+        flags = _DONE if last else 0
+        head = CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, CHUNK_OFFSET_DATA, request.cookie, length + 8)
+        return head + CHUNK_OFFSET.pack(offset)
+
+    def _send_file(self, request: Request, plan: list[tuple[int, int, int]]) -> bool:
+        """Send a range of one layer straight from the page cache when all of it is there."""
+        fd, offset, length = plan[0]
+        if len(plan) > 1 or fd == HOLE or not self._sendfile or not request.conn.plain:
+            return False
+        try:
+            wanted = -(-(offset + length) // _PAGE) - offset // _PAGE
+            if _linux.cached_pages(fd, offset, length) < wanted:
+                return False
+        except OSError:
+            self._sendfile = False  # a kernel without cachestat(2): one cannot know, so never risk to wait
+            return False
+        head = self._data_head(request, request.offset, request.length, last=True)
+        request.conn.send_file(head, FileSpan(fd, offset, length))
+        return True
+
+    def _read_chunks(self, request: Request, plan: list[tuple[int, int, int]], flags: int) -> None:
+        """Answer with a chunk for each run of data and of holes: holes cost no bytes on the wire."""
+        parts: list[bytes | memoryview] = []
+        runs = list(_by_hole(plan))
+        for is_hole, offset, length in runs:
+            last = offset + length == request.offset + request.length
+            if is_hole:
+                size, done = nbd.CHUNK_HOLE.size, _DONE if last else 0
+                parts.append(
+                    CHUNK.pack(STRUCTURED_REPLY_MAGIC, done, nbd.CHUNK_OFFSET_HOLE, request.cookie, size)
+                )
+                parts.append(nbd.CHUNK_HOLE.pack(offset, length))
+            else:
+                data = memoryview(bytearray(length))
+                _fill(data, self.disk.plan(offset, length), offset, flags)
+                parts += (self._data_head(request, offset, length, last), data)
+        for part in parts:
+            request.conn.send_own(memoryview(part))
+
+    def _write(self, request: Request) -> None:
+        self.disk.write(request.offset, request.payload, self._patience(request))
+        self._done(request)
+
+    def _patience(self, request: Request) -> int:
+        """Flags for reading the rest of a block that is written in part: after some tries it may wait."""
+        return os.RWF_NOWAIT if request.tries < 3 else 0
+
+    def _trim(self, request: Request) -> None:
+        self.disk.trim(request.offset, request.length)
+        self._done(request)
+
+    def _write_zeroes(self, request: Request) -> None:
+        allocate = bool(request.flags & nbd.CMD_FLAG_NO_HOLE)
+        if allocate and request.flags & nbd.CMD_FLAG_FAST_ZERO and not self.disk.fast_zero:
+            raise errors.Unsupported("zeros are not faster than data here")
+        self.disk.write_zeroes(request.offset, request.length, allocate, self._patience(request))
+        self._done(request)
+
+    def _flush(self, request: Request) -> None:
+        self.server.flusher.request(request)
+
+    def _cache(self, request: Request) -> None:
+        for fd, offset, length in self.disk.plan(request.offset, request.length):
+            if fd != HOLE:
+                os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+        self.succeed(request)
+
+    def _block_status(self, request: Request) -> None:
+        assert request.conn.agreed is not None
+        contexts = request.conn.agreed.contexts
+        if not contexts:
+            raise errors.InvalidValue("no metadata context was agreed on")
+        one = bool(request.flags & nbd.CMD_FLAG_REQ_ONE)
+        for number, name in contexts:
+            extents = describe(self.server.export, name, request.offset, request.length, one)
+            payload = nbd.CONTEXT_ID.pack(number) + b"".join(
+                nbd.STATUS_EXTENT.pack(*item) for item in extents
+            )
+            done = _DONE if number == contexts[-1][0] else 0
+            head = (STRUCTURED_REPLY_MAGIC, done, nbd.CHUNK_BLOCK_STATUS, request.cookie, len(payload))
+            request.conn.send(CHUNK.pack(*head) + payload)
+
+    # Cold reads that became warm
+
+    def answer_small(self, requests: Iterable[Request]) -> list[Request]:
+        """Answer reads of one connection, those of cached data in one go; gives those still not cached."""
+        out, view, used = self._out, self._view, 0
+        rest: list[Request] = []
+        conn: Connection | None = None
+        for request in requests:
+            conn = request.conn
+            head = self._data_head(request, request.offset, request.length, last=True)
+            start = used + len(head)
+            if start + request.length > _OUT:
+                conn.send(view[:used])
+                used, start = 0, len(head)
+            try:
+                self.disk.read_into(view[start : start + request.length], request.offset, os.RWF_NOWAIT)
+            except BlockingIOError:
+                rest.append(request)
+                continue
+            except errors.FiskError as exc:
+                self.fail(request, exc)
+                continue
+            out[used:start] = head
+            used = start + request.length
+        if used and conn:
+            conn.send(view[:used])
+        return rest
+
+
+def _fill(view: memoryview, plan: list[tuple[int, int, int]], offset: int, flags: int) -> None:
+    for fd, start, length in plan:
+        read_extent(fd, view[start - offset : start - offset + length], start, flags)
+
+
+def _large_hole(plan: list[tuple[int, int, int]]) -> bool:
+    return any(fd == HOLE and length >= SMALL for fd, _, length in plan)
+
+
+def _by_hole(plan: list[tuple[int, int, int]]) -> Iterable[tuple[bool, int, int]]:
+    """Join neighbours that are all data, or all large holes, to (is hole, offset, bytes)."""
+    joined: list[tuple[bool, int, int]] = []
+    for fd, offset, length in plan:
+        is_hole = fd == HOLE and length >= SMALL
+        if joined and joined[-1][0] == is_hole:
+            joined[-1] = (is_hole, joined[-1][1], joined[-1][2] + length)
+        else:
+            joined.append((is_hole, offset, length))
+    return joined

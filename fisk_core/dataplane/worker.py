@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker process: serves one Fisk until it is told to stop, then makes everything durable.
+
+It holds the Fisk's lock by an inherited descriptor, so that the lock ends when the process does, however
+it ends.
+"""
+
+import gc
+import json
+import os
+import resource
+import signal
+import sys
+from dataclasses import asdict
+
+from fisk_core.dataplane.control import Control
+from fisk_core.dataplane.loop import Loop
+from fisk_core.dataplane.server import ServeOptions, Server
+from fisk_core.dataplane.spec import DiskSpec
+from fisk_core.dataplane.tls import TlsOptions
+from fisk_core.errors import FiskError
+
+_SWITCH_INTERVAL = 0.0005
+"""seconds a thread may keep the interpreter while the loop wants it (the default would stall requests)"""
+
+
+def run(spec: DiskSpec, options: ServeOptions) -> int:
+    """Serve until stopped; gives the exit status.  The URIs go to standard output when asked for."""
+    _prepare()
+    loop = Loop()
+    server = Server(loop, spec, options)
+    try:
+        uris = server.listen()
+        if options.control:
+            server.listen_control(options.control, Control(server, uris).accept)
+        loop.stop_on(signal.SIGTERM, signal.SIGINT, call=lambda: setattr(loop, "stopping", True))
+        if options.announce:
+            print(*uris, sep="\n", flush=True)
+        loop.run()
+    finally:
+        server.close()
+    return 0
+
+
+def _prepare() -> None:
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.freeze()  # what was loaded before a fork stays shared with the parent
+    gc.disable()  # nothing on the data path makes cycles; pauses would be seen as latency
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    del soft
+
+
+def to_json(spec: DiskSpec, options: ServeOptions) -> str:
+    """Give what :func:`from_json` reads in the worker's process."""
+    return json.dumps({"spec": asdict(spec), "options": asdict(options)})
+
+
+def from_json(text: str) -> tuple[DiskSpec, ServeOptions]:
+    fields = json.loads(text)
+    options = fields["options"]
+    if options["tls"]:
+        options["tls"] = TlsOptions(**options["tls"])
+    if options["listen"]:
+        options["listen"] = tuple(options["listen"])
+    return DiskSpec(**fields["spec"]), ServeOptions(**options)
+
+
+def main() -> int:
+    """Entry of ``python -m fisk_core.dataplane FD``: read what to serve from a descriptor and serve it."""
+    with os.fdopen(int(sys.argv[1])) as source:
+        spec, options = from_json(source.read())
+    try:
+        return run(spec, options)
+    except FiskError as exc:
+        print(f"fisk: {exc}", file=sys.stderr)
+        return exc.exit_status
