@@ -26,7 +26,7 @@ def _listening(address: Path | tuple[str, int]) -> bool:
 
 
 @contextmanager
-def run_server(command: list[str], address: Path | tuple[str, int]) -> Iterator[None]:
+def run_server(command: list[str], address: Path | tuple[str, int]) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a server in the foreground until it listens at ``address``, and end it afterwards."""
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         try:
@@ -37,10 +37,18 @@ def run_server(command: list[str], address: Path | tuple[str, int]) -> Iterator[
                 time.sleep(0.01)
             else:
                 raise AssertionError(f"{command[0]} does not listen")
-            yield
+            yield process
         finally:
-            process.terminate()
-            process.communicate(timeout=20)
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.communicate(timeout=5)
+    except subprocess.TimeoutExpired:  # nbdkit may wait for a client of a test that failed
+        process.kill()
+        process.communicate(timeout=5)
 
 
 @contextmanager
