@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that appear as a whole or not at all, and temporary files a crash cannot leak for ever.
+
+Everything here raises OSError as ``os`` does; ``named`` turns it into the typed error, in one place.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from fisk_core.errors import InvalidValue, from_oserror
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+
+
+@contextmanager
+def named(doing: str, path: str) -> Iterator[None]:
+    """Turn an OSError into the typed error that says what was being done to which file."""
+    try:
+        yield
+    except OSError as exc:
+        raise from_oserror(exc, f"{doing} {path}") from exc
+
+
+def is_temporary(name: str) -> bool:
+    """Say whether a file of that name was made by ``temporary``: no pool object is called so."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable."""
+    sync_file(path, os.O_DIRECTORY)
+
+
+def sync_file(path: str, flags: int = 0) -> None:
+    """fsync(2) a file or directory by its path."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Append all of ``data`` to a file: write(2) may take less than it is given."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+@contextmanager
+def temporary(directory: str) -> Iterator[tuple[int, str]]:
+    """Give (fd, path) of a new empty file, locked for as long as it is in use, removed at the end.
+
+    The lock tells ``sweep`` that its maker lives.  A sweep may still come between creation and lock;
+    it is seen by the lost link, and another file is made.
+    """
+    while True:
+        path = os.path.join(directory, f".{os.urandom(8).hex()}.tmp")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                yield fd, path
+                return
+        finally:
+            with suppress(FileNotFoundError):  # renamed by its maker, or swept
+                os.unlink(path)
+            os.close(fd)
+
+
+def sweep(directory: str) -> int:
+    """Remove the temporary files of a directory that no process holds; gives their number."""
+    removed = 0
+    for name in filter(is_temporary, os.listdir(directory)):
+        removed += _remove_if_unheld(os.path.join(directory, name))
+    return removed
+
+
+def _remove_if_unheld(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def replace(path: str, chunks: Iterable[bytes], durable: bool) -> None:
+    """Put ``chunks`` at ``path`` as a whole: a crash or an error at any step leaves the old content or none.
+
+    The order, and the crash each step is there for:
+
+    1. write a temporary file beside it: a crash leaves the old file, and a temporary one to sweep;
+    2. fdatasync it: without that, a power loss after 3 could leave the new name with missing content;
+    3. rename: from here every reader sees the new content, all of it;
+    4. fsync the directory: without that, a power loss could still bring the old file back after we
+       returned, when others already rely on the new one.
+
+    Not ``durable`` leaves out 2 and 4: whole for every process, but a power loss may undo or damage it.
+    """
+    directory = os.path.dirname(path)
+    with temporary(directory) as (fd, temporary_path):
+        for chunk in chunks:
+            write_all(fd, chunk)
+        if durable:
+            os.fdatasync(fd)
+        os.rename(temporary_path, path)
+    if durable:
+        sync_directory(directory)
+
+
+def is_there(path: str) -> bool:
+    """Say whether a file has that name."""
+    with named("stat", path):
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            return False
+    return True
+
+
+def make_root(path: str) -> None:
+    """Make the pool's directory and those missing above it, each durable in the one above."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    make_root(parent)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError as exc:
+        if not os.path.isdir(path):
+            raise InvalidValue(f"{path} is not a directory") from exc
+    sync_directory(parent)
+
+
+def directories(path: str) -> Iterator[str]:
+    """Give the paths of the directories in a directory."""
+    with os.scandir(path) as entries:
+        yield from (entry.path for entry in entries if entry.is_dir(follow_symlinks=False))

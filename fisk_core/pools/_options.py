@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of a file pool, checked."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+from fisk_core.errors import InvalidValue
+
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_CHECKSUMS = ("none", "crc32")
+
+
+class FileOptions(NamedTuple):
+    """``path`` is absolute; ``checksum`` is only recorded here, the engine acts on it."""
+
+    path: str
+    checksum: str
+    prealloc: bool
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> Self:
+        """Check options as a person or the catalog gives them; raises InvalidValue."""
+        unknown = sorted(given.keys() - set(cls._fields))
+        if unknown:
+            raise InvalidValue(f"a file pool has no option {unknown[0]!r} (it has: {', '.join(cls._fields)})")
+        checksum = given.get("checksum", "none")
+        if checksum not in _CHECKSUMS:
+            raise InvalidValue(f"checksum {checksum!r} is not one of {', '.join(_CHECKSUMS)}")
+        return cls(_path(given.get("path")), checksum, _boolean("prealloc", given.get("prealloc", True)))
+
+    def recorded(self) -> dict[str, Any]:
+        """Give what the header keeps: all but the path, since a pool may be mounted elsewhere."""
+        return {"checksum": self.checksum, "prealloc": self.prealloc}
+
+
+def _path(value: object) -> str:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise InvalidValue("a file pool needs the option path, a directory")
+    path = os.fspath(value)
+    if not isinstance(path, str) or "\0" in path:
+        raise InvalidValue(f"the path {path!r} is not text")
+    return os.path.abspath(path)
+
+
+def _boolean(name: str, value: object) -> bool:
+    text = str(value).lower()
+    if text not in _YES + _NO:
+        raise InvalidValue(f"option {name} is {value!r}; write true or false")
+    return text in _YES
