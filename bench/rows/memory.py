@@ -2,14 +2,18 @@
 """Rows on memory: an idle worker, and the map of a large Fisk written all over."""
 
 import random
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from bench.context import GIB, Bench
-from bench.figures import Figure, Value, at_most
+from bench.figures import Figure, Must, Value, at_most
 from bench.peers import Server
-from bench.processes import MIB, private_bytes
+from bench.processes import MIB, end, private_bytes
 from bench.rows import row
 from fisk_core.dataplane.client import NbdClient
+from fisk_core.dataplane.server import ServeOptions
+from fisk_core.dataplane.zygote import Zygote
 
 _PAGE = 4 * MIB
 _BLOCK = 4096
@@ -21,18 +25,35 @@ def _private(server: Server) -> float:
 
 @row("idle-worker")
 def idle_worker(bench: Bench) -> Iterator[Figure]:
-    """Private memory of a worker that was just started, and after it was used."""
-    with bench.serve(bench.filled("hot")) as server:
-        fresh = _private(server)
-        _touch(server, bench.effort.size, writes_per_page=1)
-        used = _private(server)
-    limit = at_most(12, "MiB")
-    for what, found in (
-        ("idle worker, private memory", fresh),
-        ("the same after 4 KiB writes all over", used),
-    ):
-        yield Figure("idle-worker", what, value=Value.of([found]), must=limit, unit="MiB")
+    """Private memory of a worker, forked from a zygote as a supervisor does and started by itself."""
+    limit: Must | None = at_most(12, "MiB")
+    name = bench.filled("hot")
+    for how, start in (("forked from a zygote", _forked), ("`fisk serve`", Bench.serve)):
+        with start(bench, name) as server:
+            time.sleep(0.5)
+            fresh = _private(server)
+            _touch(server, bench.effort.size, writes_per_page=1)
+            used = _private(server)
+        yield _megabytes("idle-worker", f"idle worker, private memory, {how}", fresh, limit)
+        yield _megabytes("idle-worker", "the same after 4 KiB writes in every map page", used, None)
         limit = None
+
+
+def _megabytes(name: str, what: str, found: float, must: Must | None, detail: str = "") -> Figure:
+    return Figure(name, what, value=Value.of([found]), must=must, unit="MiB", detail=detail)
+
+
+@contextmanager
+def _forked(bench: Bench, name: str) -> Iterator[Server]:
+    """Serve our Fisk ``name`` by a worker that a zygote forks."""
+    address = bench.sockets / "forked.sock"
+    with bench.engine() as engine, engine.acquire(name, writable=True) as lock, Zygote() as zygote:
+        spec = engine.disk_spec(engine.get(name), read_only=False)
+        pid, uris = zygote.spawn(spec, ServeOptions(unix=str(address)), lock.fd)
+        try:
+            yield Server(uris[0], address, pid)
+        finally:
+            end(pid)
 
 
 @row("resident-map")
@@ -48,14 +69,9 @@ def resident_map(bench: Bench) -> Iterator[Figure]:
         found = _private(server) - before
     with bench.engine() as engine:
         engine.delete("large")
-    yield Figure(
-        "resident-map",
-        "resident map, random 4 KiB writes to every page of 100 GiB",
-        value=Value.of([found]),
-        must=at_most(64, "MiB"),
-        unit="MiB",
-        detail=f"{size // _PAGE} pages, 2 writes in each",
-    )
+    what = "resident map, random 4 KiB writes to every page of 100 GiB"
+    detail = f"{size // _PAGE} pages, 2 writes in each"
+    yield _megabytes("resident-map", what, found, at_most(64, "MiB"), detail)
 
 
 def _touch(server: Server, size: int, writes_per_page: int) -> None:
