@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, bindparam, delete, exists, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, exists, insert, or_, select, update
 
 from fisk_core.catalog.schema import attributes, fisks, maps, pools
 from fisk_core.errors import AlreadyExists, NotFound
@@ -146,6 +146,11 @@ def records(conn: Connection, *conditions: Any) -> list[Record]:
     return [Record._make(row) for row in conn.execute(query)]
 
 
+def pointing(conn: Connection, map_id: str) -> list[Record]:
+    """Give the Fisks that point to a map, or are about to."""
+    return records(conn, or_(fisks.c.map_id == map_id, fisks.c.next_map == map_id))
+
+
 def select_fisks(
     conn: Connection,
     *,
@@ -208,6 +213,24 @@ def new_row(**values: Any) -> dict[str, Any]:
     """Give a complete row from the values that differ between Fisks."""
     now = datetime.now(UTC).replace(tzinfo=None)
     return {"next_map": None, "parent_id": None, "created_at": now, "revision": 1, "published": 0, **values}
+
+
+def as_fisk(row: Mapping[str, Any], pool: str, labels: Mapping[str, str]) -> Fisk:
+    """Give the Fisk that a row of ``new_row`` describes."""
+    return Fisk(
+        id=row["id"],
+        name=row["name"],
+        size=row["size"],
+        state=State(row["state"]),
+        role=row["role"],
+        pool=pool,
+        map_id=row["map_id"],
+        created_at=row["created_at"].replace(tzinfo=UTC),
+        parent_id=row["parent_id"],
+        block_size=row["block_size"],
+        page_size=row["page_size"],
+        attributes=dict(labels),
+    )
 
 
 def update_fisk(conn: Connection, fisk_id: str, **values: Any) -> None:

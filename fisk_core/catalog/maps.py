@@ -98,7 +98,7 @@ def mark_opened(conn: Connection, map_id: str, pool_id: int) -> None:
     """The period's log and layer exist now: name the layer."""
     conn.execute(update(maps).where(maps.c.id == map_id).values(opened=True))
     conn.execute(_INSERT_LAYERS, {"id": map_id, "pool_id": pool_id, "frozen": False, "suspect": False})
-    own = select(maps.c.num, layers.c.num).where(maps.c.id == map_id, layers.c.id == map_id)
+    own = select(maps.c.num, layers.c.num).join(layers, layers.c.id == maps.c.id).where(maps.c.id == map_id)
     conn.execute(insert(map_layers).from_select(["map", "layer"], own))
 
 
@@ -226,6 +226,11 @@ def suspects(conn: Connection, pool: str) -> list[str]:
 
 def clear_suspect(conn: Connection, layer_id: str) -> None:
     conn.execute(update(layers).where(layers.c.id == layer_id).values(suspect=False))
+
+
+def children(conn: Connection, map_id: str) -> list[MapRow]:
+    """Give the maps that are based on this one."""
+    return select_maps(conn, maps.c.base == map_id)
 
 
 def layer_ids(conn: Connection, pool: str) -> set[str]:

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every operation needs: the home directory, the catalog, open pools, and the work left for later.
+
+May be used by several threads at once.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fisk_core import config, locks
+from fisk_core.blockmap import BlockMap, Geometry, empty_map, load_map
+from fisk_core.catalog import Catalog, Record, fisks
+from fisk_core.catalog import pools as pool_rows
+from fisk_core.catalog.schema import pools
+from fisk_core.engine.background import Background
+from fisk_core.errors import AlreadyExists, Corrupt, NotFound
+from fisk_core.pools import create_pool
+from fisk_core.pools import open_pool as _open
+from fisk_core.pools.base import Pool
+
+LOG = logging.getLogger(__name__)
+
+MAKING_SECONDS = 60
+"""How long making a file waits for a sweep to end."""
+
+
+class Context:
+    """One open engine, without its verbs; the engine says what ``settler`` does."""
+
+    settler: Background
+
+    def __init__(self, home: Path | None = None) -> None:
+        """Open the home directory, creating it; raises FiskError."""
+        self.home = config.Home(Path(home).absolute()) if home else config.Home.default()
+        self.home.make()
+        self.settings = config.load(self.home)
+        self.catalog = Catalog(self.settings.connection, self.home.migration)
+        self._pools: dict[str, Pool] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Finish background work and close the catalog; a second call does nothing."""
+        self.settler.close()
+        self.catalog.close()
+
+    @property
+    def holder(self) -> str:
+        """How this process is named in leases."""
+        return f"{os.uname().nodename}:{os.getpid()}"
+
+    def find(self, ref: str) -> Record:
+        """Give the row of a Fisk; raises NotFound."""
+        with self.catalog.read() as conn:
+            return fisks.find(conn, ref)
+
+    def making(self) -> locks.Lock:
+        """Hold this while a file exists that no transaction names yet: it keeps the sweeper away."""
+        return locks.acquire(self.home.making, shared=True, timeout=MAKING_SECONDS)
+
+    def load_map(self, record: Record) -> BlockMap:
+        """Give the map a Fisk reads through; raises NotFound or Corrupt."""
+        if record.readable_map is None:
+            return empty_map(Geometry(record.block_size, record.page_size), record.size)
+        return load_map(self.open_pool(record.pool), record.readable_map, record.size)
+
+    def records(self, pool: str) -> list[Record]:
+        """Give the rows of all Fisks of a pool, those being built too."""
+        with self.catalog.read() as conn:
+            return fisks.records(conn, pools.c.name == pool)
+
+    # Pools
+
+    def pool_names(self) -> list[str]:
+        with self.catalog.read() as conn:
+            return [row.name for row in pool_rows.every(conn)]
+
+    def open_pool(self, name: str | None = None) -> Pool:
+        """Give an open pool, the default one (made at its first use) if no name is given; raises NotFound."""
+        name = name or self.settings.default_pool
+        found = self._pools.get(name)
+        if found is None:
+            with self._lock:
+                found = self._pools[name] = self._open_pool(name)
+        return found
+
+    def pool_row(self, name: str | None = None) -> pool_rows.PoolRow:
+        """Give a pool's row; makes the default pool at its first use."""
+        pool = self.open_pool(name)
+        with self.catalog.read() as conn:
+            return pool_rows.find(conn, pool.name)
+
+    def _open_pool(self, name: str) -> Pool:
+        try:
+            with self.catalog.read() as conn:
+                row = pool_rows.find(conn, name)
+        except NotFound:
+            if name != self.settings.default_pool:
+                raise
+            return self.add_pool(name, "file", {})
+        pool = _open({"driver": row.driver, "name": row.name, "options": row.options})
+        if pool.id != row.uuid:
+            raise Corrupt(f"pool '{name}' has id {pool.id}, the catalog knows it as {row.uuid}")
+        return pool
+
+    def pool_options(self, name: str, driver: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Give a pool's options with what the home directory decides for it."""
+        default = {"path": str(self.home.pool(name))} if driver == "file" else {}
+        return {**default, **options}
+
+    def add_pool(self, name: str, driver: str, options: Mapping[str, Any]) -> Pool:
+        """Make a pool and note it; one that two processes make at once is made once."""
+        complete = self.pool_options(name, driver, options)
+        with locks.acquire(self.home.run / "pools.lock", timeout=MAKING_SECONDS):
+            with self.catalog.read() as conn:
+                known = {row.name: row for row in pool_rows.every(conn)}
+            if name in known:
+                if options or name != self.settings.default_pool:
+                    raise AlreadyExists(f"there is a pool '{name}' already")
+                return _open({"driver": driver, "name": name, "options": known[name].options})
+            try:
+                pool = create_pool(driver, name, complete)
+            except AlreadyExists as exc:
+                raise AlreadyExists(f"{exc}; 'fisk pool rescan {name}' takes what it holds over") from exc
+            with self.catalog.change() as conn:
+                pool_rows.add(conn, name, pool.id, driver, pool.options)
+            return pool

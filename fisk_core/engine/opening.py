@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opening a Fisk: its lock, what a data path needs to know, and a disk in this process."""
+
+import time
+
+from fisk_core import locks
+from fisk_core.catalog import Record, fisks, leases
+from fisk_core.dataplane.disk import Disk
+from fisk_core.dataplane.spec import DiskSpec
+from fisk_core.engine import access
+from fisk_core.engine.context import Context
+from fisk_core.engine.operating import operating
+from fisk_core.errors import InvalidValue, NotFound, ReadOnly
+from fisk_core.services import settle
+
+_ATTEMPTS = 5
+
+
+def acquire(context: Context, ref: str, *, writable: bool) -> locks.Lock:
+    """Take the lock to use a Fisk, ready to be opened; it lasts until released or its process ends.
+
+    Raises NotFound, ReadOnly for writing a frozen Fisk, InUse.
+    """
+    record = context.find(ref)
+    if record.frozen:
+        return _acquire_frozen(context, record, writable)
+    with operating(context, record.id) as (record,):
+        if record.frozen:
+            return _acquire_frozen(context, record, writable)
+        lock = access.take(context, record, shared=not writable)
+        try:
+            if writable:
+                _prepare_writing(context, record)
+        except BaseException:
+            lock.release()
+            raise
+        return lock
+
+
+def _acquire_frozen(context: Context, record: Record, writable: bool) -> locks.Lock:
+    if writable:
+        raise ReadOnly(f"Fisk '{record.name}' is frozen; clone it to write")
+    lock = access.take(context, record, shared=True)
+    try:
+        context.find(record.id)  # not deleted while we came here
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def _prepare_writing(context: Context, record: Record) -> None:
+    if record.opened:
+        with context.catalog.change() as conn:
+            leases.take(conn, record.id, context.holder)
+    else:
+        access.materialise(context, record, lease=True)
+    if not record.published:
+        # From the first write on, a lost catalog can be rebuilt with this Fisk's name.
+        settle.publish(context, [context.find(record.id)])
+
+
+def disk_spec(context: Context, ref: str, *, read_only: bool) -> DiskSpec:
+    """Describe the Fisk for a data path; for writing, ``acquire`` comes first."""
+    with context.catalog.read() as conn:
+        record = fisks.find(conn, ref, building=True)
+        labels = fisks.attributes_of(conn, record.id)
+    if not read_only and not record.opened:
+        raise InvalidValue(f"Fisk '{record.name}' was not acquired for writing")
+    return access.spec_of(context, record, read_only=read_only, labels=labels)
+
+
+class LockedDisk(Disk):
+    """A disk that holds its Fisk's lock and lets go of it when closed."""
+
+    lock: locks.Lock | None = None
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            if self.lock is not None:
+                self.lock.release()
+
+
+def open_disk(context: Context, ref: str, *, writable: bool) -> LockedDisk:
+    """Open a Fisk in this process, locked until it is closed; raises like ``acquire``."""
+    fisk_id = context.find(ref).id
+    lock = acquire(context, fisk_id, writable=writable)
+    try:
+        disk = open_locked(context, fisk_id, read_only=not writable)
+    except BaseException:
+        lock.release()
+        raise
+    disk.lock = lock
+    return disk
+
+
+def open_locked(context: Context, fisk_id: str, *, read_only: bool) -> LockedDisk:
+    """Open a Fisk whose lock the caller holds."""
+    for attempt in range(_ATTEMPTS):
+        spec = disk_spec(context, fisk_id, read_only=read_only)
+        try:
+            disk = LockedDisk.open(context.open_pool(spec.pool["name"]), spec)
+            assert isinstance(disk, LockedDisk)
+            return disk
+        except NotFound:
+            # A map of the chain below was just consolidated, and what it no longer needs removed.
+            if attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(0.01 * attempt)
+    raise AssertionError("not reached")

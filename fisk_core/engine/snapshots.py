@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots: a new frozen Fisk that has the map another Fisk has at this moment.
+
+A group of them is of one point in time, and appears in one transaction: all of it or nothing.  The crash
+windows are described in ``freezing``."""
+
+from collections.abc import Mapping, Sequence
+
+from fisk_core.catalog import fisks
+from fisk_core.engine import validate
+from fisk_core.engine.context import Context
+from fisk_core.engine.freezing import Freeze, freezing
+from fisk_core.engine.lifecycle import existing
+from fisk_core.engine.retrying import retrying
+from fisk_core.errors import InvalidValue
+from fisk_core.model import Fisk, Role, State
+
+
+def snapshot(
+    context: Context,
+    ref: str,
+    name: str,
+    *,
+    role: str = Role.SNAPSHOT,
+    attributes: Mapping[str, str] | None = None,
+    id: str | None = None,
+) -> Fisk:
+    """Freeze what ``ref`` holds now under a new name.  Raises NotFound, AlreadyExists, InUse, NoSpace."""
+    if id is not None:
+        found = existing(context, id, {"name": name, "role": role, "parent_id": context.find(ref).id})
+        if found is not None:
+            return found
+    return _take(context, [(ref, name)], role, attributes, [validate.fisk_id(id)])[0]
+
+
+def group_snapshot(context: Context, pairs: Sequence[tuple[str, str]]) -> list[Fisk]:
+    """Take snapshots of several Fisks, given as (Fisk, name of the snapshot), at one point in time."""
+    if len({context.find(ref).id for ref, _ in pairs}) < len(pairs):
+        raise InvalidValue("a group snapshot names a Fisk twice")
+    if not pairs:
+        return []
+    return _take(context, pairs, Role.SNAPSHOT, None, [validate.fisk_id(None) for _ in pairs])
+
+
+def _take(
+    context: Context,
+    pairs: Sequence[tuple[str, str]],
+    role: str,
+    attributes: Mapping[str, str] | None,
+    ids: Sequence[str],
+) -> list[Fisk]:
+    names = [validate.name(name) for _, name in pairs]
+    validate.role(role)
+    labels = validate.set_attributes(attributes)
+    if len(set(names)) < len(names):
+        raise InvalidValue("a group snapshot names two snapshots alike")
+
+    def attempt() -> list[Fisk]:
+        with context.catalog.read() as conn:
+            fisks.require_free(conn, names)  # before anything is frozen for nothing
+        with freezing(context, [ref for ref, _ in pairs]) as freezes, context.catalog.change() as conn:
+            fisks.require_free(conn, names)
+            for each in freezes:
+                each.record_in(conn)
+            rows = [_row(*each, role) for each in zip(freezes, names, ids, strict=True)]
+            fisks.insert_fisks(conn, rows, labels)
+        return [fisks.as_fisk(row, each.record.pool, labels) for row, each in zip(rows, freezes, strict=True)]
+
+    taken = retrying(context, attempt)
+    context.settler.notify()
+    return taken
+
+
+def _row(freeze: Freeze, name: str, fisk_id: str, role: str) -> dict[str, object]:
+    source = freeze.record
+    return fisks.new_row(
+        id=fisk_id,
+        name=name,
+        size=freeze.size,
+        state=State.FROZEN.value,
+        role=role,
+        pool_id=source.pool_id,
+        map_id=freeze.map_id,
+        parent_id=source.id,
+        block_size=source.block_size,
+        page_size=source.page_size,
+    )

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Removes files: those a transaction just forgot, and those that a crash left without a row.
+
+The sweeper must not take a file that is about to be named.  Whoever makes files before the transaction that
+names them holds ``run/making.lock`` shared; the sweeper holds it exclusively while it lists files and reads
+the catalog.  Files with a row are never touched, whatever they hold."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fisk_core import locks
+from fisk_core.catalog import fisks, maps, schema
+from fisk_core.catalog import pools as pool_rows
+from fisk_core.catalog.maps import Garbage
+from fisk_core.errors import FiskError, InUse
+from fisk_core.model import State
+from fisk_core.pools.base import Kind, Pool
+from fisk_core.services import headers, sums
+
+if TYPE_CHECKING:
+    from fisk_core.engine.context import Context
+
+LOG = logging.getLogger(__name__)
+
+_WAIT_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A file that nobody names; ``size`` is the space it takes, where that is known."""
+
+    pool: str
+    kind: str
+    name: str
+    size: int
+
+
+# What a transaction forgot
+
+
+def remove(context: "Context", garbage: Garbage) -> None:
+    """Remove the files of what is no longer in the catalog; what cannot be removed is left to be swept."""
+    for names, remove_one in (
+        (garbage.layers, _remove_layer),
+        (garbage.logs, _remove_log),
+        (garbage.maps, _remove_map),
+        (garbage.fisks, _remove_header),
+    ):
+        for pool, name in names:
+            try:
+                remove_one(context.open_pool(pool), name)
+            except FiskError as exc:
+                LOG.warning("something that is no longer needed stays until the next sweep: %s", exc)
+
+
+def _remove_layer(pool: Pool, layer: str) -> None:
+    pool.delete_device(Kind.LAYER, layer)
+    if sums.wanted(pool):
+        pool.delete_blob(sums.name_of(layer))
+
+
+def _remove_log(pool: Pool, map_id: str) -> None:
+    pool.delete_device(Kind.LOG, map_id)
+
+
+def _remove_map(pool: Pool, map_id: str) -> None:
+    pool.delete_blob(f"maps/{map_id}")
+
+
+def _remove_header(pool: Pool, fisk_id: str) -> None:
+    pool.delete_blob(headers.name_of(fisk_id))
+
+
+# What died while it was being built
+
+
+def sweep_buildings(context: "Context", ids: Iterable[str] | None = None) -> int:
+    """Remove unfinished imports (these, or all) whose process is gone; gives their number."""
+    with context.catalog.read() as conn:
+        found = fisks.records(conn, schema.fisks.c.state == State.BUILDING.value)
+    wanted = None if ids is None else set(ids)
+    gone = 0
+    for record in found:
+        if wanted is not None and record.id not in wanted:
+            continue
+        try:
+            lock = locks.acquire(context.home.lock(record.id))
+        except InUse:
+            continue
+        LOG.info("removing what an unfinished import of %s left", record.name)
+        remove_building(context, record.id, lock)
+        gone += 1
+    return gone
+
+
+def remove_building(context: "Context", fisk_id: str, lock: locks.Lock) -> None:
+    """Remove one; the caller holds its lock, which goes too.  One without a row has left only files."""
+    try:
+        with context.catalog.change() as conn:
+            record = fisks.try_find(conn, fisk_id)
+            garbage = Garbage()
+            if record is not None and record.state == State.BUILDING:
+                fisks.delete_fisks(conn, [fisk_id])
+                garbage = maps.drop_unneeded(conn, [record.map_id])
+        remove(context, garbage)
+    finally:
+        lock.remove()
+
+
+# What has no row
+
+
+def leaks(context: "Context", pool_name: str) -> list[Leak]:
+    """Give the files of a pool that no row names.  The caller keeps makers away (see above)."""
+    pool = context.open_pool(pool_name)
+    files = list(_files(pool))  # before the catalog: what is named later is not in it
+    with context.catalog.read() as conn:
+        row = pool_rows.find(conn, pool_name)
+        known = maps.select_maps(conn, schema.maps.c.pool_id == row.id)
+        layers = maps.layer_ids(conn, pool_name)
+        ids = {each.id for each in fisks.records(conn, schema.fisks.c.pool_id == row.id)}
+    named = {
+        "layer": layers,
+        "sums": layers,
+        "log": {each.id for each in known if each.opened and not each.has_blob},
+        "maps": {each.id for each in known if each.opened},
+        "fisks": ids,
+    }
+    return [
+        Leak(pool_name, kind, name, _size(pool, kind, name))
+        for kind, name in files
+        if name not in named.get(kind, ())
+    ]
+
+
+def _files(pool: Pool) -> Iterator[tuple[str, str]]:
+    for kind in Kind:
+        for name in pool.list_devices(kind):
+            yield kind.value, name
+    for blob in pool.list_blobs(""):
+        family, _, name = blob.partition("/")
+        yield family, name
+
+
+def _size(pool: Pool, kind: str, name: str) -> int:
+    try:
+        if kind in tuple(Kind):
+            return pool.usage(Kind(kind), name)
+        with pool.open_blob(f"{kind}/{name}") as blob:
+            return blob.size
+    except FiskError:
+        return 0
+
+
+def sweep(context: "Context", pool_name: str, *, dry_run: bool = False) -> list[Leak]:
+    """Remove the files of a pool that no row names, and its dead temporary files; gives what was found.
+
+    Raises InUse when files are being made all the time.
+    """
+    with locks.acquire(context.home.making, timeout=_WAIT_SECONDS):
+        found = leaks(context, pool_name)
+        if not dry_run:
+            _remove_leaks(context.open_pool(pool_name), found)
+    if not dry_run:
+        context.open_pool(pool_name).sweep_staging()
+        sweep_locks(context)
+    return found
+
+
+def _remove_leaks(pool: Pool, found: Sequence[Leak]) -> None:
+    for leak in found:
+        if leak.kind in tuple(Kind):
+            pool.delete_device(Kind(leak.kind), leak.name)
+        else:
+            pool.delete_blob(f"{leak.kind}/{leak.name}")
+
+
+def sweep_locks(context: "Context") -> int:
+    """Remove the lock files of Fisks that are gone; gives their number."""
+    with context.catalog.read() as conn:
+        ids = {record.id for record in fisks.records(conn)}
+    gone = 0
+    for path in sorted(context.home.run.glob("*.lock")) + sorted(context.home.run.glob("*.op")):
+        if not fisks.is_id(path.stem) or path.stem in ids:
+            continue
+        try:
+            locks.acquire(path).remove()
+        except InUse:
+            continue
+        gone += 1
+    return gone
