@@ -104,6 +104,9 @@ _RECORDS: Select[Any] = select(
 _BY_ID = _RECORDS.where(fisks.c.id == bindparam("ref"))
 _BY_NAME = _RECORDS.where(fisks.c.name == bindparam("ref"))
 _ATTRIBUTES = select(attributes.c.key, attributes.c.value).where(attributes.c.fisk_id == bindparam("ref"))
+_NAMED = select(fisks.c.name, fisks.c.state, fisks.c.id).where(
+    fisks.c.name.in_(bindparam("names", expanding=True))
+)
 _INSERT, _INSERT_ATTRIBUTES = insert(fisks), insert(attributes)
 
 
@@ -190,10 +193,8 @@ def require_free(conn: Connection, names: Sequence[str]) -> None:
     """Raise Conflict (an AlreadyExists) when one of the names is taken."""
     taken: list[tuple[str, str, str]] = []
     for start in range(0, len(names), CHUNK):
-        query = select(fisks.c.name, fisks.c.state, fisks.c.id).where(
-            fisks.c.name.in_(names[start : start + CHUNK])
-        )
-        taken += [(name, state, fisk_id) for name, state, fisk_id in conn.execute(query)]
+        found = conn.execute(_NAMED, {"names": names[start : start + CHUNK]})
+        taken += [(name, state, fisk_id) for name, state, fisk_id in found]
     if taken:
         building = [fisk_id for _, state, fisk_id in taken if state == State.BUILDING]
         raise Conflict(f"there is a Fisk '{min(name for name, _, _ in taken)}' already", building)

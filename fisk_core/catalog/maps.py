@@ -57,6 +57,14 @@ _MAPS: Select[Any] = select(
 ).select_from(maps.join(pools, pools.c.id == maps.c.pool_id))
 _BY_ID = _MAPS.where(maps.c.id == bindparam("ref"))
 _INSERT_MAPS, _INSERT_LAYERS, _INSERT_NAMES = insert(maps), insert(layers), insert(map_layers)
+# Built once: making a statement takes longer than running one.
+_SEAL_MAP = update(maps).where(maps.c.id == bindparam("ref")).values(sealed=True, size=bindparam("now"))
+_FREEZE_LAYER = update(layers).where(layers.c.id == bindparam("ref")).values(frozen=True)
+_POINT = (
+    update(fisks)
+    .where(fisks.c.id == bindparam("ref"))
+    .values(map_id=bindparam("to"), next_map=None, revision=fisks.c.revision + 1)
+)
 _pointing = exists().where(or_(fisks.c.map_id == maps.c.id, fisks.c.next_map == maps.c.id))
 _child = maps.alias("child_map")
 _unneeded = (~_pointing, ~exists().where(_child.c.base == maps.c.id))
@@ -104,8 +112,8 @@ def mark_opened(conn: Connection, map_id: str, pool_id: int) -> None:
 
 def mark_sealed(conn: Connection, map_id: str, size: int) -> None:
     """Nobody writes in the period any more and it is durable; ``size`` is its Fisk's, in bytes."""
-    conn.execute(update(maps).where(maps.c.id == map_id).values(sealed=True, size=size))
-    conn.execute(update(layers).where(layers.c.id == map_id).values(frozen=True))
+    conn.execute(_SEAL_MAP, {"ref": map_id, "now": size})
+    conn.execute(_FREEZE_LAYER, {"ref": map_id})
 
 
 def mark_suspect(conn: Connection, map_id: str) -> None:
@@ -242,8 +250,4 @@ def layer_ids(conn: Connection, pool: str) -> set[str]:
 def begin_period(conn: Connection, record: Record, row: dict[str, Any]) -> None:
     """Insert the period of ``row`` and let the Fisk write there from now on; the old map stays."""
     insert_maps(conn, [row])
-    conn.execute(
-        update(fisks)
-        .where(fisks.c.id == record.id)
-        .values(map_id=row["id"], next_map=None, revision=fisks.c.revision + 1)
-    )
+    conn.execute(_POINT, {"ref": record.id, "to": row["id"]})

@@ -48,9 +48,7 @@ def clone(
     ids = [validate.fisk_id(id) for _ in names]
 
     def attempt() -> list[Fisk]:
-        with context.catalog.read() as conn:
-            fisks.require_free(conn, names)
-        with freezing(context, [ref]) as (source,):
+        with freezing(context, [ref], names) as (source,):
             rows, periods = _rows(source, names, ids, role, size)
             with context.catalog.change() as conn:
                 fisks.require_free(conn, names)

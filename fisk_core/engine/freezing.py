@@ -85,9 +85,13 @@ def is_steady(record: Record) -> bool:
 
 
 @contextmanager
-def freezing(context: Context, refs: Sequence[str]) -> Iterator[list[Freeze]]:
-    """Freeze the Fisks, all at one point in time; to be recorded in one transaction within the block."""
+def freezing(context: Context, refs: Sequence[str], names: Sequence[str]) -> Iterator[list[Freeze]]:
+    """Freeze the Fisks, all at one point in time; to be recorded in one transaction within the block.
+
+    ``names`` are those of what will be made: nothing is frozen when one is taken.
+    """
     with context.catalog.read() as conn:
+        fisks.require_free(conn, names)
         records = [fisks.find(conn, ref) for ref in refs]
     moving = [record.id for record in records if not is_steady(record)]
     with ExitStack() as stack:

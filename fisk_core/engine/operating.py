@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from fisk_core import locks
 from fisk_core.catalog import Record, maps
+from fisk_core.catalog.fisks import is_id
 from fisk_core.engine import recovery
 from fisk_core.engine.context import Context
 from fisk_core.errors import FiskError
@@ -20,7 +21,7 @@ OPERATION_SECONDS = 30
 @contextmanager
 def operating(context: Context, *refs: str) -> Iterator[list[Record]]:
     """Hold the operation locks of the Fisks; gives their rows, with what was interrupted finished first."""
-    ids = {ref: context.find(ref).id for ref in refs}
+    ids = {ref: ref.lower() if is_id(ref) else context.find(ref).id for ref in refs}
     with ExitStack() as stack:
         for fisk_id in sorted(set(ids.values())):
             stack.enter_context(locks.acquire(context.home.operation(fisk_id), timeout=OPERATION_SECONDS))

@@ -56,9 +56,8 @@ def _take(
         raise InvalidValue("a group snapshot names two snapshots alike")
 
     def attempt() -> list[Fisk]:
-        with context.catalog.read() as conn:
-            fisks.require_free(conn, names)  # before anything is frozen for nothing
-        with freezing(context, [ref for ref, _ in pairs]) as freezes, context.catalog.change() as conn:
+        refs = [ref for ref, _ in pairs]
+        with freezing(context, refs, names) as freezes, context.catalog.change() as conn:
             fisks.require_free(conn, names)
             for each in freezes:
                 each.record_in(conn)
