@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Import: an image in any format becomes a Fisk, as raw blocks, once.
+
+Nothing of an image is believed before ``formats`` has passed it.  Raw bytes are copied (or, where file and
+pool share a file system that can, their extents are shared); other formats are read through qemu-nbd.  Holes
+and blocks of zeros are never written.  Everything goes into a Building: until it is finished nobody sees
+anything, and whatever goes wrong, an exception from the progress callback included, nothing is left behind.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from fisk_core.dataplane import protocol
+from fisk_core.dataplane.client import NbdClient
+from fisk_core.errors import AlreadyExists, ImageRefused, NotFound, from_oserror
+from fisk_core.model import BLOCK_SIZE, MAX_SIZE, PAGE_SIZE, Fisk, Role
+from fisk_core.services import formats, qemu
+from fisk_core.services.filling import Filler, Meter
+from fisk_core.services.sources import CHUNK, Source, open_path, opened, read_up_to
+
+if TYPE_CHECKING:
+    from fisk_core.engine.building import Building
+    from fisk_core.engine.engine import Engine, Progress
+
+SECTOR = 512
+BYTES = "fisk:bytes"
+"""Attribute of a frozen Fisk whose content ends within its last sector: the exact length."""
+ORIGINAL = "fisk:original"
+"""Attribute of an image: the id of the Fisk with the bytes it was imported from."""
+IMAGE = "fisk:image"
+"""Attribute of such a Fisk: the id of the image made from it."""
+FORMAT = "fisk:format"
+"""Attribute of such a Fisk: the format of these bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What was asked for."""
+
+    name: str
+    role: str
+    frozen: bool
+    pool: str | None
+    attributes: Mapping[str, str]
+    id: str | None
+    block_size: int
+    page_size: int
+    keep_original: bool
+
+    @property
+    def original(self) -> str:
+        return f"{self.name}.original"
+
+
+def import_image(
+    engine: "Engine",
+    source: str | Path | IO[bytes],
+    name: str,
+    *,
+    format: str | None = None,
+    role: str = Role.IMAGE,
+    frozen: bool = True,
+    pool: str | None = None,
+    keep_original: bool = False,
+    size: int | None = None,
+    progress: "Progress | None" = None,
+    attributes: Mapping[str, str] | None = None,
+    id: str | None = None,
+    block_size: int = BLOCK_SIZE,
+    page_size: int = PAGE_SIZE,
+) -> Fisk:
+    """Make a Fisk called ``name`` from an image.
+
+    ``source`` is a path, ``"-"`` for standard input, or a binary file object; ``format`` is what the image
+    must be, by default what it is found to be.  ``size`` is how long a stream will be, for ``progress`` only.
+    ``keep_original`` makes a second, frozen Fisk ``NAME.original`` of the very bytes of the image file.
+    A size that is no multiple of 512 is padded with zeros; ``fisk:bytes`` of a frozen Fisk has the exact one.
+
+    Raises ImageRefused, InvalidValue, NotFound, AlreadyExists, NoSpace, LimitExceeded, MissingTool,
+    PoolError, and whatever ``progress`` raises.
+    """
+    order = Order(name, role, frozen, pool, dict(attributes or {}), id, block_size, page_size, keep_original)
+    _require_free(engine, order)
+    with opened(source) as found:
+        meter = Meter(progress, size)
+        if found.fd is None:
+            return _from_stream(engine, order, found, format, meter)
+        return _from_file(engine, order, found.fd, found.size, format, meter)
+
+
+def _require_free(engine: "Engine", order: Order) -> None:
+    """Say before the work what would be found out after it."""
+    for name in (order.name, order.original)[: 1 + order.keep_original]:
+        try:
+            engine.get(name)
+        except NotFound:
+            continue
+        raise AlreadyExists(f"there is a Fisk '{name}' already")
+
+
+# From where
+
+
+def _from_stream(engine: "Engine", order: Order, source: Source, declared: str | None, meter: Meter) -> Fisk:
+    """Any format but raw is spooled, and looked at again as a file."""
+    assert source.stream is not None
+    head = bytearray(formats.HEAD)
+    del head[read_up_to(source.stream, memoryview(head)) :]
+    # A fixed VHD is known by its end alone.
+    if formats.canonical(declared or formats.RAW) == "vpc" or formats.choose(head, declared) != formats.RAW:
+        return _spooled(engine, order, source.stream, head, declared, meter)
+    with _begin(engine, order, MAX_SIZE) as building:
+        done = Filler(building.disk, meter).from_stream(source.stream, head)
+        return _finish_raw(engine, order, building, done)
+
+
+def _spooled(
+    engine: "Engine", order: Order, stream: IO[bytes], head: bytearray, declared: str | None, meter: Meter
+) -> Fisk:
+    with engine.staging_file(order.pool) as path, open_path(path, "r+b") as spool:
+        length = _spool(stream, head, spool, meter)
+        meter.step(length)
+        return _from_file(engine, order, spool.fileno(), length, declared, meter)
+
+
+def _spool(stream: IO[bytes], head: bytearray, spool: IO[bytes], meter: Meter) -> int:
+    """Copy the stream, of which ``head`` has been read, to the file; gives its length."""
+    buffer = memoryview(bytearray(CHUNK))
+    part, done = memoryview(head), 0
+    while part:
+        while part:
+            try:
+                part = part[spool.write(part) :]
+            except OSError as exc:
+                raise from_oserror(exc, "write the image to the pool's staging area") from exc
+        done = spool.tell()
+        meter.at(done)
+        part = buffer[: read_up_to(stream, buffer)]
+    return done
+
+
+def _from_file(
+    engine: "Engine", order: Order, fd: int, length: int, declared: str | None, meter: Meter
+) -> Fisk:
+    driver = formats.examine(fd, declared)
+    if driver != formats.RAW:
+        return _convert(engine, order, fd, length, driver, meter)
+    meter.expect(length)
+    with _begin(engine, order, _padded(length)) as building:
+        Filler(building.disk, meter).from_file(fd, length)
+        return _finish_raw(engine, order, building, length)
+
+
+# Raw images
+
+
+def _begin(engine: "Engine", order: Order, size: int) -> "Building":
+    if not size:
+        raise ImageRefused("the image is empty")
+    return engine.begin_build(
+        order.name,
+        size=size,
+        pool=order.pool,
+        role=order.role,
+        attributes=order.attributes,
+        block_size=order.block_size,
+        page_size=order.page_size,
+        id=order.id,
+    )
+
+
+def _padded(length: int) -> int:
+    return -(-length // SECTOR) * SECTOR
+
+
+def _exact(length: int) -> dict[str, str]:
+    return {BYTES: str(length)} if length % SECTOR else {}
+
+
+def _finish_raw(engine: "Engine", order: Order, building: "Building", length: int) -> Fisk:
+    """Show the Fisk.  The original of a raw image has the same blocks: a snapshot of it."""
+    if not length:
+        raise ImageRefused("the image is empty")
+    labels = _exact(length) if order.frozen else {}
+    if not order.keep_original:
+        return building.finish(size=_padded(length), frozen=order.frozen, attributes=labels)
+    original = str(uuid.uuid4())
+    image = building.finish(
+        size=_padded(length), frozen=order.frozen, attributes={**labels, ORIGINAL: original}
+    )
+    try:
+        links = {IMAGE: image.id, FORMAT: formats.RAW, **_exact(length)}
+        engine.snapshot(image.id, order.original, role=Role.ORIGINAL, attributes=links, id=original)
+    except BaseException:
+        engine.delete(image.id)
+        raise
+    return image
+
+
+# Other formats
+
+
+def _convert(engine: "Engine", order: Order, fd: int, length: int, driver: str, meter: Meter) -> Fisk:
+    """Read an image through QEMU, after the second and third gate."""
+    size = _padded(formats.check_with_qemu(fd, driver))
+    formats.check_integrity(fd, driver)
+    meter.expect(size + length * order.keep_original)
+    with _begin(engine, order, size) as building:
+        with (
+            qemu.serve_image(fd, driver) as path,
+            NbdClient.connect(path, contexts=(protocol.CONTEXT_ALLOCATION,)) as client,
+        ):
+            if client.size > size:
+                raise ImageRefused(f"the {driver} image has two sizes, {size} and {client.size} bytes")
+            Filler(building.disk, meter).from_nbd(client)
+        if not order.keep_original:
+            return building.finish(size=size, frozen=order.frozen)
+        meter.step(size)
+        return _with_original(engine, order, building, size, fd, length, driver, meter)
+
+
+def _with_original(
+    engine: "Engine",
+    order: Order,
+    image: "Building",
+    size: int,
+    fd: int,
+    length: int,
+    driver: str,
+    meter: Meter,
+) -> Fisk:
+    """Store the image file too, and show both."""
+    links = {IMAGE: image.fisk_id, FORMAT: driver, **_exact(length)}
+    with engine.begin_build(
+        order.original, size=_padded(length), pool=order.pool, role=Role.ORIGINAL, attributes=links
+    ) as original:
+        Filler(original.disk, meter).from_file(fd, length)
+        kept = original.finish(size=_padded(length), frozen=True)
+        try:
+            return image.finish(size=size, frozen=order.frozen, attributes={ORIGINAL: kept.id})
+        except BaseException:
+            engine.delete(kept.id)
+            raise
