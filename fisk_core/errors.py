@@ -148,3 +148,9 @@ def by_name(name: str) -> type[FiskError]:
     """Give the class called ``name``, or FiskError: for errors that crossed a process boundary."""
     found = globals().get(name)
     return found if isinstance(found, type) and issubclass(found, FiskError) else FiskError
+
+
+def by_status(status: int) -> type[FiskError]:
+    """Give the class with an exit status, or FiskError: for errors of a process that ended."""
+    kinds = [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, FiskError)]
+    return next((kind for kind in kinds if kind.exit_status == status), FiskError)

@@ -7,7 +7,7 @@ https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md — ``nbd``, ``
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from fisk_core.dataplane.client_tls import Tls
 from fisk_core.errors import InvalidValue
@@ -50,13 +50,17 @@ def _authority(parts: SplitResult, uri: str) -> tuple[str, int]:
         raise InvalidValue(f"'{uri}' is not an NBD URI: {exc}") from None
 
 
-def _credentials(parts: SplitResult, query: dict[str, list[str]]) -> Tls:
+def _parameters(query: str) -> dict[str, str]:
+    """Split a query.  A plus sign is one: only web forms mean a space by it."""
+    pairs = (item.partition("=") for item in query.split("&"))
+    return {unquote(name): unquote(value) for name, _, value in pairs}
+
+
+def _credentials(parts: SplitResult, query: dict[str, str]) -> Tls:
     tls = Tls(username=unquote(parts.username) if parts.username else None)
     if folder := query.get("tls-certificates"):
-        tls = replace(Tls.from_directory(Path(folder[0])), username=tls.username)
-    if keys := query.get("tls-psk-file"):
-        tls = replace(tls, psk_file=keys[0])
-    return replace(tls, hostname=query.get("tls-hostname", [None])[0])
+        tls = replace(Tls.from_directory(Path(folder)), username=tls.username)
+    return replace(tls, psk_file=query.get("tls-psk-file"), hostname=query.get("tls-hostname"))
 
 
 def parse_uri(uri: str) -> Target:
@@ -68,17 +72,17 @@ def parse_uri(uri: str) -> Target:
     if parts.scheme not in _SCHEMES:
         raise InvalidValue(f"'{uri}' is not an NBD URI: it must begin with {', '.join(_SCHEMES)}")
     unix, secure = _SCHEMES[parts.scheme]
-    query = parse_qs(parts.query)
+    query = _parameters(parts.query)
     tls = _credentials(parts, query) if secure else None
     # One slash parts authority and export name; further ones belong to the name.
     export = unquote(parts.path.removeprefix("/"))
-    sockets = query.get("socket", [])
-    if unix != bool(sockets):
+    path = query.get("socket")
+    if unix != bool(path):
         raise InvalidValue(
             f"'{uri}': a socket parameter goes with nbd+unix or nbds+unix, and only with those"
         )
     if unix:
-        return Target(path=sockets[0], export=export, tls=tls)
+        return Target(path=path, export=export, tls=tls)
     host, port = _authority(parts, uri)
     return Target(host=host, port=port, export=export, tls=tls)
 

@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from fisk_core import errors
+from fisk_core.dataplane.connection import MAX_HELD, Connection
 from fisk_core.dataplane.disk import read_extent
 from fisk_core.dataplane.layers import HOLE
 from fisk_core.dataplane.transmission import SMALL, Request
@@ -142,6 +143,11 @@ class Deferred:
             self._server.loop.submit("discard", 1, lambda: None, done)
         else:
             self._server.loop.submit("read", THREADS, self._warm(request), done)
+
+    def after_discards(self, conn: Connection) -> None:
+        """Look at the inbox of ``conn`` again once the punches of now are done."""
+        conn.began(MAX_HELD + 1)  # nothing more is received meanwhile
+        self._server.loop.submit("discard", 1, lambda: None, lambda *_: conn.ended(MAX_HELD + 1))
 
     def _again(self, request: Request, error: Exception | None) -> None:
         if error is not None:

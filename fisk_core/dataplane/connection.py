@@ -18,6 +18,7 @@ from fisk_core.errors import ProtocolError
 
 if TYPE_CHECKING:
     from fisk_core.dataplane.server import Server
+    from fisk_core.dataplane.transmission import Stream
 
 INBOX = 256 << 10
 HIGH_WATER = 1 << 20
@@ -51,6 +52,8 @@ class Connection:
         self.have = 0
         self.skip = 0
         """bytes still to come that belong to a refused write"""
+        self.stream: Stream | None = None
+        """the large write whose data is arriving"""
         self.outbox: deque[memoryview | FileSpan] = deque()
         self.queued = 0
         self.pending = 0
@@ -189,7 +192,7 @@ class Connection:
         self._queue(memoryview(head))
         self.outbox.append(span)
         self.queued += span.length
-        self._drain()
+        self._push()
 
     def _queue(self, data: memoryview) -> None:
         self.outbox.append(data)
@@ -197,16 +200,21 @@ class Connection:
         self.watch()
 
     def _drain(self) -> None:
-        try:
-            while self.outbox:
-                self._drain_one(self.outbox[0])
-        except BlockingIOError:
-            pass
-        self.watch()
+        """The client takes data again: send, and look at the requests that waited for that."""
+        self._push()
         if not self._paused and self.agreed:
             self.server.transmission.process(self)
 
-    def _drain_one(self, item: "memoryview | FileSpan") -> None:
+    def _push(self) -> None:
+        """Send what the socket takes of the outbox."""
+        try:
+            while self.outbox:
+                self._push_one(self.outbox[0])
+        except BlockingIOError:
+            pass
+        self.watch()
+
+    def _push_one(self, item: "memoryview | FileSpan") -> None:
         if isinstance(item, FileSpan):
             assert isinstance(self.sock, socket.socket)
             sent = os.sendfile(self.sock.fileno(), item.fd, item.offset, item.length)

@@ -27,6 +27,12 @@ from fisk_core.dataplane.spec import DiskSpec
 from fisk_core.pools import open_pool
 from fisk_core.pools.base import Device, Kind, Pool
 
+WRITE_PIECE = 128 << 10
+"""Bytes written by one call.
+
+File systems put what one call writes into folios as large, and a later small write to a large folio is slow
+(ext4 walks all its buffers: 4 KiB random writes run at 71 k/s after 1 MiB writes, 220 k/s after these).
+"""
 _ZEROS = memoryview(bytes(1 << 20))
 
 
@@ -185,7 +191,8 @@ class Disk:
         count = -(-(offset + len(view)) // self.block_size) - first
         self.record(count)
         self.written = True
-        period.layer.pwritev([view], offset)
+        for at in range(0, len(view), WRITE_PIECE):
+            period.layer.pwritev([view[at : at + WRITE_PIECE]], offset + at)
         self.map.own(first, count, period.live)
 
     def adopt(self, offset: int, length: int) -> None:

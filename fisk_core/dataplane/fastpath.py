@@ -6,7 +6,7 @@ from array import array
 
 from fisk_core.blockmap import SEGMENT_PAGES
 from fisk_core.blockmap.source import Segment
-from fisk_core.dataplane.disk import Disk
+from fisk_core.dataplane.disk import WRITE_PIECE, Disk
 from fisk_core.dataplane.layers import HOLE
 
 PREALLOCATE_AT = 64
@@ -58,7 +58,7 @@ class FastPath:
         if segment is None or (offset | length) & self.block_mask or start + length > self.page_mask + 1:
             return False
         disk = self.disk
-        if offset + length > self.size or disk.discarding or disk.failed or not length:
+        if offset + length > self.size or disk.discarding or disk.failed or not 0 < length <= WRITE_PIECE:
             return False
         number = offset >> self.page_shift
         slot = number & _SLOT_MASK

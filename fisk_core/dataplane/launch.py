@@ -61,7 +61,7 @@ class Worker:
             assert self._process.stderr is not None
             message = self._process.stderr.read().strip().removeprefix("fisk: ")
             status = self._process.wait()
-            raise _by_status(status)(message or f"the worker ended with status {status}")
+            raise errors.by_status(status)(message or f"the worker ended with status {status}")
         self.uris = [line.strip()]
 
     def stop(self) -> None:
@@ -81,12 +81,6 @@ class Worker:
         self.stop()
 
 
-def _by_status(status: int) -> type[errors.FiskError]:
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
-    found = [kind for kind in kinds if issubclass(kind, errors.FiskError) and kind.exit_status == status]
-    return found[0] if found else errors.FiskError
-
-
 def start_worker(
     spec: DiskSpec,
     *,
@@ -104,7 +98,7 @@ def start_worker(
             env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=None,
             text=True,
         )
     worker = Worker(process, options)

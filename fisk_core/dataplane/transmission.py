@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 SMALL = 64 << 10
 """reads up to this many bytes are collected into one answer; larger holes get a chunk of their own"""
+STREAM_AT = 128 << 10
+"""bytes from which a write is not collected before it is written"""
 _OUT = 1 << 20
 _REQUEST = REQUEST.size
 _DATA_HEAD = CHUNK.size + CHUNK_OFFSET.size
@@ -73,6 +75,16 @@ class Request:
     @property
     def structured(self) -> bool:
         return self.conn.agreed is not None and self.conn.agreed.structured
+
+
+@dataclass(slots=True)
+class Stream:
+    """A large write under way: ``left`` bytes are still to come for ``offset``; an error is told at the end."""
+
+    request: Request
+    offset: int
+    left: int
+    error: errors.FiskError | None = None
 
 
 class Transmission:
@@ -112,6 +124,9 @@ class Transmission:
         head = _DATA_HEAD if structured else SIMPLE_REPLY.size
         unpack, simple, chunk = REQUEST.unpack_from, SIMPLE_REPLY.pack_into, CHUNK.pack_into
         read, write = self.fast.read, self.fast.write
+        if conn.stream:
+            position = self._write_arrived(conn, conn.stream, 0)
+            have = have if conn.stream is None else 0
         while have - position >= _REQUEST:
             magic, flags, kind, cookie, offset, length = unpack(inbox, position)
             if magic != REQUEST_MAGIC:
@@ -141,7 +156,7 @@ class Transmission:
                         continue
                 elif kind == CMD_WRITE and length <= MAX_REQUEST:
                     if have - body < length:
-                        conn.need(_REQUEST + length)  # the rest has yet to come
+                        position = self._incomplete(conn, (flags, kind, cookie, offset, length), body)
                         break
                     if not flags and write(view[body : body + length], offset, length):
                         if structured:
@@ -167,6 +182,43 @@ class Transmission:
         if used:
             conn.send(answers[:used])
         conn.consume(position)
+
+    def _incomplete(self, conn: Connection, fields: tuple[int, int, int, int, int], body: int) -> int:
+        """Begin a write of which part has yet to come; gives where the inbox is to be read on.
+
+        A large one of whole blocks is written as it arrives, while it is in the processor's cache.
+        """
+        request, disk = Request(conn, *fields), self.disk
+        if request.length < STREAM_AT or (request.offset | request.length) & (disk.block_size - 1):
+            conn.need(_REQUEST + request.length)
+            return body - _REQUEST
+        stream = conn.stream = Stream(request, request.offset, request.length)
+        try:
+            self._check(request)
+        except errors.FiskError as exc:
+            stream.error = exc
+        return self._write_arrived(conn, stream, body)
+
+    def _write_arrived(self, conn: Connection, stream: "Stream", position: int) -> int:
+        """Write the whole blocks that are here; answers after the last.  Gives where they end in the inbox."""
+        count = min(stream.left, conn.have - position)
+        count -= count % self.disk.block_size
+        try:
+            if count and stream.error is None:
+                self.disk.write(stream.offset, conn.view[position : position + count])
+        except BlockingIOError:  # part of the range is being punched, so wait for that
+            self.server.deferred.after_discards(conn)
+            return position
+        except errors.FiskError as exc:
+            stream.error = exc
+        stream.offset, stream.left = stream.offset + count, stream.left - count
+        if not stream.left:
+            conn.stream = None
+            if stream.error:
+                self.fail(stream.request, stream.error)
+            else:
+                self._done(stream.request)
+        return position + count
 
     def _general(self, conn: Connection, fields: tuple[int, int, int, int, int], body: int) -> int:
         """Handle one request outside the fast path; gives where it ends in the inbox."""

@@ -44,12 +44,18 @@ def run(spec: DiskSpec, options: ServeOptions) -> int:
 
 def _prepare() -> None:
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    gc.freeze()  # what was loaded before a fork stays shared with the parent
     gc.disable()  # nothing on the data path makes cycles; pauses would be seen as latency
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    del soft
+
+
+def preload() -> None:
+    """Load what workers use, and keep it out of their collector, before forking any of them."""
+    import fisk_core.pools.file  # noqa: F401 - the driver most pools have
+
+    gc.collect()
+    gc.freeze()
 
 
 def to_json(spec: DiskSpec, options: ServeOptions) -> str:
@@ -71,6 +77,11 @@ def main() -> int:
     """Entry of ``python -m fisk_core.dataplane FD``: read what to serve from a descriptor and serve it."""
     with os.fdopen(int(sys.argv[1])) as source:
         spec, options = from_json(source.read())
+    return serve(spec, options)
+
+
+def serve(spec: DiskSpec, options: ServeOptions) -> int:
+    """Serve, and say in one line what went wrong; gives the exit status."""
     try:
         return run(spec, options)
     except FiskError as exc:

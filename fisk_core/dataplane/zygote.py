@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process with everything a worker needs already loaded, which forks workers on request.
+
+A forked worker starts in milliseconds and shares the interpreter and libraries with all others.  The
+zygote holds no Fisk and no lock; when it dies its workers go on, only new ones need another zygote.
+
+Requests and answers are JSON messages on a SOCK_SEQPACKET pair.  A request carries descriptors: where the
+worker's output goes, then its lock if it has one.  ``{"pid": n}`` answers it; ``{"exited": n, "status": s}``
+tells of a worker that ended.
+"""
+
+import array
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+from fisk_core import errors
+from fisk_core.dataplane import worker
+from fisk_core.dataplane.server import ServeOptions
+from fisk_core.dataplane.spec import DiskSpec
+
+_MESSAGE = 1 << 18
+
+
+def _send(sock: socket.socket, message: dict[str, Any], fds: "list[int] | None" = None) -> None:
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sock.sendmsg([json.dumps(message).encode()], rights)
+
+
+def _receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """Give a message and its descriptors; (None, []) at the end."""
+    data, fds, _, _ = socket.recv_fds(sock, _MESSAGE, 8)
+    return (json.loads(data) if data else None), fds
+
+
+class Zygote:
+    """A handle on a zygote process; close it to end the zygote, not its workers."""
+
+    def __init__(self) -> None:
+        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "fisk_core.dataplane.zygote", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+            )
+        self.pid = self._process.pid
+        self._exited: dict[int, int] = {}
+
+    def spawn(
+        self, spec: DiskSpec, options: ServeOptions, lock_fd: int | None = None
+    ) -> tuple[int, list[str]]:
+        """Start a worker and wait until it listens; gives its process id and NBD URIs.
+
+        Raises what kept it from serving, PoolError when the zygote is gone.
+        """
+        output, theirs = os.pipe()
+        try:
+            _send(
+                self._sock,
+                {"work": worker.to_json(spec, replace(options, announce=True))},
+                [theirs, *([] if lock_fd is None else [lock_fd])],
+            )
+            pid = self._answer("pid")
+        finally:
+            os.close(theirs)
+        with os.fdopen(output) as lines:
+            first = lines.readline().strip()
+            if first.startswith("nbd"):
+                return pid, [first]
+            message = (first + lines.read()).removeprefix("fisk: ").strip()
+        raise errors.by_status(self.wait(pid))(message or "the worker ended before it listened")
+
+    def wait(self, pid: int) -> int:
+        """Wait for a worker to end; gives its exit status, negative for the signal that ended it."""
+        while pid not in self._exited:
+            self._answer(None)
+        return self._exited.pop(pid)
+
+    def _answer(self, key: str | None) -> int:
+        """Take messages until the one with ``key`` (or one of any kind); notes the workers that ended."""
+        while True:
+            message, _ = _receive(self._sock)
+            if message is None:
+                raise errors.PoolError("the process that starts workers is gone")
+            if "exited" in message:
+                self._exited[message["exited"]] = message["status"]
+            if key is None or key in message:
+                return int(message.get(key or "exited", 0))
+
+    def close(self) -> None:
+        self._sock.close()
+        self._process.wait()
+
+    def __enter__(self) -> "Zygote":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _fork(request: dict[str, Any], fds: list[int], sock: socket.socket) -> int:
+    """Fork a worker; its output goes to the first descriptor, the others stay open as its locks."""
+    pid = os.fork()
+    if pid:
+        for fd in fds:
+            os.close(fd)
+        return pid
+    status = 1
+    try:
+        sock.close()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        for target in (1, 2):
+            os.dup2(fds[0], target)
+        os.close(fds[0])
+        status = worker.serve(*worker.from_json(request["work"]))
+    finally:
+        os._exit(status)
+
+
+def _reap(sock: socket.socket) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        _send(sock, {"exited": pid, "status": os.waitstatus_to_exitcode(status)})
+
+
+def main(sock: socket.socket) -> None:
+    """Fork a worker for each request until the other end closes."""
+    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        ready, _, _ = select.select([sock, wake_read], [], [])
+        if wake_read in ready:
+            os.read(wake_read, 4096)
+            _reap(sock)
+        if sock in ready:
+            request, fds = _receive(sock)
+            if request is None:
+                return
+            _send(sock, {"pid": _fork(request, fds, sock)})
+
+
+if __name__ == "__main__":
+    worker.preload()
+    main(socket.socket(fileno=int(sys.argv[1])))

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The collector: gives back blocks of frozen layers that no map points to any more.
+
+The rules that make it safe beside everything else that goes on:
+
+1. Changes of the catalog have a total order.  The maps to mark are chosen in one read of it.
+2. A map made later is made from maps that exist: it points only to blocks its source pointed to, or to
+   layers newer than our choice.  So a block nobody points to now is never pointed to again.
+3. A map that is only the base of live periods counts as those periods see it, by what their logs hold
+   *durably*: the log is made durable after it was read and before its word is taken.
+4. A worker may still be reading a block it has overwritten since: each worker of such a period passes a
+   barrier between marking and punching.
+5. Punch, then clear the layer's suspicion; a crash in between only repeats harmless work.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fisk_core import errors, locks
+from fisk_core.blockmap import BlockMap, load_map
+from fisk_core.catalog import fisks, maps
+from fisk_core.catalog.maps import MapRow
+from fisk_core.dataplane import control
+from fisk_core.pools.base import Device, Kind, Pool
+from fisk_core.services.marking import blocks_per_segment, has_data, mark, runs
+
+if TYPE_CHECKING:
+    from fisk_core.engine.context import Context
+
+LOG = logging.getLogger(__name__)
+
+_LAYERS_AT_ONCE = 16  # bounds the marks in memory: 16 MiB at the default geometry
+
+
+@dataclass(slots=True)
+class CollectReport:
+    """Bytes given back (or that would be, in a dry run); layers looked at, and those left for later with why."""
+
+    reclaimed: int = 0
+    layers: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+    dry_run: bool = False
+
+
+def collect(context: "Context", *, dry_run: bool = False) -> CollectReport:
+    """Look at every suspect layer once; raises InUse when another collector runs."""
+    report = CollectReport(dry_run=dry_run)
+    with locks.acquire(context.home.run / "collector.lock"):
+        for pool_name in context.pool_names():
+            pool = context.open_pool(pool_name)
+            with context.catalog.read() as conn:
+                suspects = maps.suspects(conn, pool_name)
+            for start in range(0, len(suspects), _LAYERS_AT_ONCE):
+                _collect_some(context, pool, suspects[start : start + _LAYERS_AT_ONCE], report)
+    return report
+
+
+def _collect_some(context: "Context", pool: Pool, layers: list[str], report: CollectReport) -> None:
+    try:
+        with ExitStack() as stack:
+            sources = _pointing_maps(context, pool, layers, stack)
+            devices = {}
+            for layer in layers:
+                devices[layer] = stack.enter_context(pool.open_device(Kind.LAYER, layer, writable=not report.dry_run))
+            _sweep(sources, devices, report)
+    except errors.FiskError as exc:
+        # One damaged map must not keep all other space from coming back; nothing it may name is punched.
+        LOG.info("left %d layers for later: %s", len(layers), exc)
+        report.skipped.update(dict.fromkeys(layers, str(exc)))
+        return
+    report.layers += len(layers)
+    if not report.dry_run:
+        with context.catalog.change() as conn:
+            for layer in layers:
+                maps.clear_suspect(conn, layer)
+
+
+def _pointing_maps(context: "Context", pool: Pool, layers: Sequence[str], stack: ExitStack) -> list[BlockMap]:
+    """Open every map that may point to a block of the layers, as far as it does so durably."""
+    with context.catalog.read() as conn:
+        rows = {row.id: row for layer in layers for row in maps.maps_naming(conn, layer)}
+        views = [view for row in rows.values() for view in _views(conn, row)]
+    opened = []
+    for row, size in views:
+        block_map = load_map(pool, row.id, size)
+        stack.callback(block_map.close)
+        opened.append(block_map)
+        if not row.has_blob:
+            _settle_log(context, pool, row)
+    return opened
+
+
+def _views(conn, row: MapRow) -> Iterator[tuple[MapRow, int]]:  # type: ignore[no-untyped-def]
+    """Give (map, bytes seen of it) for those through which the blocks of ``row`` are seen."""
+    children = maps.children(conn, row.id)
+    whole = max(row.size or 0, *(child.base_size for child in children), 0)
+    pointed = fisks.pointing(conn, row.id)
+    if pointed or not row.has_blob or not children or any(not child.opened for child in children):
+        yield row, max(whole, *(record.size for record in pointed), 0)
+        return
+    for child in children:
+        owners = fisks.pointing(conn, child.id)
+        yield child, max(child.size or 0, *(record.size for record in owners), 0)
+
+
+def _settle_log(context: "Context", pool: Pool, row: MapRow) -> None:
+    """Make durable what was read of an open period's log, and let its worker finish reading what it began."""
+    with pool.open_device(Kind.LOG, row.id, writable=True) as log:
+        log.flush()
+    try:
+        control.call(context.home.control(row.writer), {"op": "barrier"})
+    except errors.NotFound:
+        pass  # nobody serves it, so no thread reads behind anyone's back
+
+
+def _sweep(sources: list[BlockMap], devices: dict[str, Device], report: CollectReport) -> None:
+    if not sources:
+        return
+    geometry = sources[0].geometry
+    step = blocks_per_segment(geometry) * geometry.block_size
+    longest = max(device.size for device in devices.values())
+    before = {layer: device.allocated() for layer, device in devices.items()}
+    live = dict.fromkeys(devices, 0)
+    for index in range(-(-longest // step)):
+        wanted = [each for each in sources if has_data(each, index)]
+        marks = mark(wanted or sources, list(devices), index)
+        for (layer, device), selected in zip(devices.items(), marks, strict=True):
+            live[layer] += int(selected.sum()) * geometry.block_size
+            if not report.dry_run:
+                _punch(device, index * step, ~selected, geometry.block_size)
+    for layer, device in devices.items():
+        after = min(live[layer], before[layer]) if report.dry_run else device.allocated()
+        report.reclaimed += max(0, before[layer] - after)
+
+
+def _punch(device: Device, start: int, unused: "np.ndarray", block_size: int) -> None:  # type: ignore  # noqa
+    """Give back the blocks of a segment that are not in use, as far as the layer reaches."""
+    for first, count in runs(unused):
+        offset = start + first * block_size
+        length = min(count * block_size, device.size - offset)
+        if length > 0:
+            device.discard(offset, length)
