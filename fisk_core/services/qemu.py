@@ -6,6 +6,7 @@ part and nobody can exchange the file), and with ``backing`` set to nothing: no 
 second file.  Whatever reads a foreign image runs under limits of memory, CPU time and wall-clock time.
 """
 
+import errno
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from fisk_core.errors import FiskError, ImageRefused, MissingTool, PoolError
+from fisk_core.errors import FiskError, ImageRefused, MissingTool, NoSpace, PoolError
 
 PACKAGES = {"qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils", "prlimit": "util-linux"}
 """Debian packages of the tools."""
@@ -182,7 +183,11 @@ def running(
             _end(process)
         if status:
             stderr.seek(0)
-            raise error(_first_line(stderr.read(65536), status))
+            raise _failure(error, _first_line(stderr.read(65536), status))
+
+
+def _failure(error: type[FiskError], text: str) -> FiskError:
+    return (NoSpace if os.strerror(errno.ENOSPC) in text else error)(text)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

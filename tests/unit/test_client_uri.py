@@ -21,6 +21,7 @@ from fisk_core.errors import InvalidValue, NotFound
         ("nbd:///x", Target(host="localhost", export="x")),
         ("nbd+unix:///?socket=/tmp/s", Target(path="/tmp/s")),
         ("nbd+unix:///disk%2F1?socket=/tmp/a%20b", Target(path="/tmp/a b", export="disk/1")),
+        ("nbd+unix:///?socket=/tmp/a+b%26c", Target(path="/tmp/a+b&c")),
         ("nbds://example.com", Target(host="example.com", tls=Tls())),
         ("nbds://alice@example.com", Target(host="example.com", tls=Tls(username="alice"))),
         ("nbds+unix:///?socket=/s&tls-hostname=h", Target(path="/s", tls=Tls(hostname="h"))),
