@@ -6,7 +6,7 @@ A spec that already carries the class (``Pool.spec`` puts it there) is opened wi
 workers start with it, and stay small.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -69,22 +69,26 @@ def _load(path: str) -> type[Pool]:
 def _find(driver: str) -> type[Pool]:
     """Give the class the entry point ``driver`` names."""
     # Imported here: it takes longer to load than all the rest of a worker.
-    from stevedore.driver import DriverManager
-    from stevedore.exception import NoMatches
+    from stevedore.named import NamedExtensionManager
 
-    try:
-        manager: Any = DriverManager(ENTRY_POINTS, driver, warn_on_missing_entrypoint=False)
-    except NoMatches as exc:
-        raise InvalidValue(f"there is no pool driver {driver!r} (known: {', '.join(_known())})") from exc
-    except ImportError as exc:
-        raise Unsupported(f"the pool driver {driver!r} cannot be loaded here: {exc}") from exc
-    return _checked(manager.driver, driver)
+    manager: Any = NamedExtensionManager(
+        ENTRY_POINTS,
+        [driver],
+        on_load_failure_callback=_cannot_load,
+        on_missing_entrypoints_callback=_unknown,
+    )
+    return _checked(manager[driver].plugin, driver)
 
 
-def _known() -> list[str]:
+def _cannot_load(manager: object, entry_point: Any, exc: BaseException) -> None:
+    raise Unsupported(f"the pool driver {entry_point.name!r} cannot be loaded here: {exc}") from exc
+
+
+def _unknown(names: Iterable[str]) -> None:
     from importlib.metadata import entry_points
 
-    return sorted({entry.name for entry in entry_points(group=ENTRY_POINTS)})
+    known = ", ".join(sorted({entry.name for entry in entry_points(group=ENTRY_POINTS)}))
+    raise InvalidValue(f"there is no pool driver {', '.join(map(repr, names))} (known: {known})")
 
 
 def _checked(found: object, what: str) -> type[Pool]:

@@ -18,6 +18,8 @@ _ZEROS = bytes(1 << 16)
 _ZEROS_PER_CALL = 16
 _IOV_MAX = 1024
 _READ_MAX = 1 << 30
+_CLOSED = (1 << 31) - 1
+"""A descriptor no process can have: use after close fails with EBADF and never hits another file."""
 _NOT_WRITABLE = frozenset({errno.EBADF, errno.EINVAL})
 """What the system calls say of a descriptor that was opened read-only."""
 
@@ -106,8 +108,8 @@ class FileDevice(Device):
         return [(self._fd, offset, length)]
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1  # a later call fails with EBADF and never hits another file
-        if fd >= 0:
+        fd, self._fd = self._fd, _CLOSED
+        if fd != _CLOSED:
             os.close(fd)
 
     def _stat(self) -> os.stat_result:
@@ -175,8 +177,8 @@ class FileBlob(BlobReader):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
+        fd, self._fd = self._fd, _CLOSED
+        if fd != _CLOSED:
             os.close(fd)
 
 
