@@ -21,6 +21,7 @@ from fisk_core.errors import FiskError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 MODULES = (hot, memory, lineage, cold, verbs)  # imported for the rows they file
+_WIDE = 180  # columns, where nobody looks at a terminal
 _STYLES = {"pass": "green", "MISS": "bold red", "skipped": "yellow", "report": "dim"}
 
 
@@ -61,7 +62,7 @@ def show_table(figures: Sequence[Figure], console: Console) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Do what the command line asks; 1 when a row could not be measured (a missed figure is a result)."""
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
     whole = not (chosen.only or chosen.quick)
     output = chosen.output or (CHECKOUT / "bench" if whole else CHECKOUT / ".work" / "bench-results")
     bench = Bench(chosen.scratch.resolve(), QUICK if chosen.quick else FULL)

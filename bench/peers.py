@@ -40,7 +40,7 @@ def nbdkit(scratch: Path, path: Path) -> Iterator[Server]:
     address = _new_socket(scratch)
     pid_file = address.with_suffix(".pid")
     call(["nbdkit", "-P", str(pid_file), "-U", str(address), "file", str(path)])
-    wait_until(lambda: _accepts(address), "nbdkit listens")
+    wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"), "nbdkit listens")
     pid = int(pid_file.read_text())
     try:
         yield Server(f"nbd+unix:///?socket={address}", address, pid)
@@ -82,7 +82,7 @@ def _child(command: list[str], address: Path, extra: Mapping[str, str] | None = 
 
     def ready() -> bool:
         if process.poll() is not None:
-            raise BenchFailed(f"{command[0]} ended at once: {log.read_text().strip()}")
+            raise BenchFailed(f"{command[0]} ended at once: {log.read_text().strip().rpartition(chr(10))[2]}")
         return _accepts(address)
 
     try:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows on memory: an idle worker, and the map of a large Fisk written all over."""
 
+import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +11,7 @@ from contextlib import contextmanager
 from bench.context import GIB, Bench
 from bench.figures import Figure, Must, Value, at_most
 from bench.peers import Server
-from bench.processes import MIB, end, private_bytes
+from bench.processes import MIB, private_bytes
 from bench.rows import row
 from fisk_core.dataplane.client import NbdClient
 from fisk_core.dataplane.server import ServeOptions
@@ -53,7 +55,8 @@ def _forked(bench: Bench, name: str) -> Iterator[Server]:
         try:
             yield Server(uris[0], address, pid)
         finally:
-            end(pid)
+            os.kill(pid, signal.SIGTERM)
+            zygote.wait(pid)
 
 
 @row("resident-map")
