@@ -2,8 +2,10 @@
 """What changed between two maps: a comparison of two arrays, whatever lies between them in time."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fisk_core.blockmap.pagemap import BlockMap
 from fisk_core.blockmap.source import SEGMENT_PAGES, Owners
@@ -31,7 +33,7 @@ def diff(old: BlockMap, new: BlockMap) -> Iterator[Extent]:
     yield from _extents(_merge(runs), new.block_size, max(old.size, new.size))
 
 
-def translation(old: BlockMap, new: BlockMap) -> "np.ndarray":  # type: ignore[type-arg]
+def translation(old: BlockMap, new: BlockMap) -> npt.NDArray[Any]:
     """Give old alias → alias of the same layer in ``new``, or a number ``new`` cannot have."""
     aliases = {layer: alias for alias, layer in enumerate(new.layers)}
     foreign = len(new.layers)
@@ -47,7 +49,7 @@ def _owners(block_map: BlockMap, index: int) -> Owners:
     return block_map.owners(index)
 
 
-def _changed(old: "np.ndarray", new: Owners) -> Iterator[tuple[int, int, int]]:  # type: ignore[type-arg]
+def _changed(old: npt.NDArray[Any], new: Owners) -> Iterator[tuple[int, int, int]]:
     """Give (first block, blocks, 1 where it holds data now else 0) for blocks that differ."""
     states = np.where(old == new, 2, new != 0).astype(np.uint8)
     borders = np.flatnonzero(states[1:] != states[:-1]) + 1

@@ -226,7 +226,8 @@ def _encode_mixed(mixed: list[tuple[int, bytes]], live: int, geometry: Geometry)
     owners = owners.reshape(len(mixed), geometry.blocks_per_page)
     lives = np.packbits(owners == live, axis=1, bitorder="little")
     holes = np.packbits(owners == 0, axis=1, bitorder="little")
-    for (page, _), live_mask, hole_mask, any_hole in zip(mixed, lives, holes, holes.any(axis=1), strict=True):
+    for (page, _), live_mask, hole_mask in zip(mixed, lives, holes, strict=True):
+        any_hole = hole_mask.any()
         yield RECORD.pack(MASK_BOTH if any_hole else MASK_LIVE, page, 1)
         yield live_mask.tobytes()
         if any_hole:

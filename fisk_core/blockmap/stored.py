@@ -7,8 +7,10 @@ nothing here needs the catalog.
 
 from collections.abc import Iterator
 from itertools import count
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fisk_core.blockmap import blob, log
 from fisk_core.blockmap.pagemap import BlockMap, flatten
@@ -130,7 +132,7 @@ def stored_segments(block_map: BlockMap) -> Iterator[tuple[int, Segment]]:
             yield index, block_map.source.segment(index)
 
 
-def _renumbered(block_map: BlockMap, table: "np.ndarray") -> Iterator[Segment]:  # type: ignore[type-arg]
+def _renumbered(block_map: BlockMap, table: npt.NDArray[Any]) -> Iterator[Segment]:
     for index in range(len(block_map.segments)):
         if block_map.segments[index] is None and block_map.source.is_hole(index):
             yield [0] * SEGMENT_PAGES

@@ -9,6 +9,8 @@ still missing after PATIENCE, and what a file system cannot be asked this way, g
 import os
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -64,9 +66,9 @@ class ColdReads:
         for conn, requests in groupby(batch, attrgetter("conn")):
             ours = list(requests)
             if conn.closed:
-                missing = []
+                missing: list[Request] = []
             else:
-                missing = self._server.guard(conn, lambda ours=ours: self._answer(ours)) or []
+                missing = self._server.guard(conn, partial(self._answer, ours)) or []
             rest += missing
             for _ in range(len(ours) - len(missing)):
                 conn.ended()
@@ -155,7 +157,7 @@ class Deferred:
         else:
             self._server.transmission.handle(request)
 
-    def _warm(self, request: Request):  # type: ignore[no-untyped-def]
+    def _warm(self, request: Request) -> Callable[[], None]:
         """Give a function that reads the first and last block of the request into the page cache."""
         disk, size = self._server.disk, self._server.disk.block_size
         edges = {request.offset // size, (request.offset + request.length - 1) // size}

@@ -89,8 +89,12 @@ class Control:
         self._server.pause()
         self._pauses += 1
         this = self._pauses
-        self._server.loop.later(PAUSE_SECONDS, lambda: self._pauses == this and self._server.unpause())
+        self._server.loop.later(PAUSE_SECONDS, lambda: self._forgotten(this))
         reply({"ok": True})
+
+    def _forgotten(self, pause: int) -> None:
+        if pause == self._pauses:
+            self._server.unpause()
 
     def _resume(self, _: dict[str, Any], reply: Reply) -> None:
         self._pauses += 1

@@ -39,14 +39,14 @@ class FastPath:
         if segment is None or offset + length > self.size:
             return False
         page = segment[offset >> self.page_shift & _SLOT_MASK]
-        if page.__class__ is int:
+        if isinstance(page, int):
             if (offset & self.page_mask) + length > self.page_mask + 1:
                 return False
             fd = self.fds[page]
         else:
             if (offset & self.block_mask) + length > self.block_size:
                 return False
-            fd = self.fds[page[(offset & self.page_mask) >> self.block_shift]]  # type: ignore[index]
+            fd = self.fds[page[(offset & self.page_mask) >> self.block_shift]]
         if fd < 0:
             return False
         return os.preadv(fd, (view,), offset, self.nowait) == length
@@ -64,7 +64,7 @@ class FastPath:
         slot = number & _SLOT_MASK
         page = segment[slot]
         live = self.live
-        if page == live or (page.__class__ is not int and length == self.block_size
+        if page == live or (not isinstance(page, int) and length == self.block_size
                             and page[start >> self.block_shift] == live):  # fmt: skip
             disk.written = True
             return os.pwrite(self.live_fd, view, offset) == length
@@ -83,7 +83,7 @@ class FastPath:
         if os.pwrite(self.live_fd, view, offset) != len(view):
             return False
         page = segment[slot]
-        if page.__class__ is int:
+        if isinstance(page, int):
             page = segment[slot] = array("H", [page]) * len(self.whole)
         dirty[number] = touched
         if count == 1:

@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from fisk_core.blockmap import read_log_header
 from fisk_core.blockmap.source import MAX_ALIAS
 from fisk_core.dataplane.cold import ColdReads, Deferred
 from fisk_core.dataplane.connection import Connection
-from fisk_core.dataplane.disk import Disk
+from fisk_core.dataplane.disk import Disk, Period
 from fisk_core.dataplane.flusher import Flusher
 from fisk_core.dataplane.loop import IN, Loop
 from fisk_core.dataplane.spec import DiskSpec
@@ -203,7 +204,7 @@ class Server:
             flush = disk.begin_period(spec)
             assert old is not None
             self.transmission.disk_changed()
-            self.flusher.seal(disk, flush, lambda error: (old.log.close(), done(error))[1])
+            self.flusher.seal(disk, flush, partial(_sealed, old, done))
         else:
             self._replace(spec, done)
 
@@ -262,6 +263,11 @@ class Server:
         self.loop.close()
         for disk in [*self._retired, self.disk]:
             disk.close()
+
+
+def _sealed(period: Period, done: Callable[[Exception | None], None], error: Exception | None) -> None:
+    period.log.close()
+    done(error)
 
 
 def unix_listener(path: str) -> socket.socket:

@@ -9,6 +9,7 @@ from fisk_core.dataplane import protocol as nbd
 from fisk_core.dataplane.disk import Disk
 from fisk_core.dataplane.negotiation import ExportInfo
 from fisk_core.errors import FiskError
+from fisk_core.model import State
 from fisk_core.pools.headers import read_header
 
 MAX_EXTENTS = 1 << 16
@@ -62,7 +63,9 @@ class Export(ExportInfo):
             return True
         try:
             header = read_header(self.disk.pool, query.removeprefix(nbd.CONTEXT_DIFF))
-            other = load_map(self.disk.pool, header["map_id"], header["size"])
+            if header.state != State.FROZEN:
+                return False  # what it holds is changing
+            other = load_map(self.disk.pool, header.map_id, header.size)
         except FiskError:
             return False  # a context that cannot be had is not offered; that is the protocol's way to say so
         if other.geometry != self.disk.map.geometry:

@@ -79,7 +79,7 @@ class Request:
 
 @dataclass(slots=True)
 class Stream:
-    """A large write under way: ``left`` bytes are still to come for ``offset``; an error is told at the end."""
+    """A large write under way: ``left`` bytes still come for ``offset``; an error is told at the end."""
 
     request: Request
     offset: int
@@ -200,7 +200,7 @@ class Transmission:
         return self._write_arrived(conn, stream, body)
 
     def _write_arrived(self, conn: Connection, stream: "Stream", position: int) -> int:
-        """Write the whole blocks that are here; answers after the last.  Gives where they end in the inbox."""
+        """Write the whole blocks that are here, answer after the last; gives where they end in the inbox."""
         count = min(stream.left, conn.have - position)
         count -= count % self.disk.block_size
         try:
@@ -380,7 +380,11 @@ class Transmission:
 
     def _write_zeroes(self, request: Request) -> None:
         allocate = bool(request.flags & nbd.CMD_FLAG_NO_HOLE)
-        if allocate and request.flags & nbd.CMD_FLAG_FAST_ZERO and not self.disk.fast_zero:
+        if (
+            allocate
+            and request.flags & nbd.CMD_FLAG_FAST_ZERO
+            and not self.disk.pool.capabilities.preallocate
+        ):
             raise errors.Unsupported("zeros are not faster than data here")
         self.disk.write_zeroes(request.offset, request.length, allocate, self._patience(request))
         self._done(request)

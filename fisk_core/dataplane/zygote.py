@@ -146,11 +146,11 @@ def main(sock: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
-        ready, _, _ = select.select([sock, wake_read], [], [])
+        ready, _, _ = select.select([sock.fileno(), wake_read], [], [])
         if wake_read in ready:
             os.read(wake_read, 4096)
             _reap(sock)
-        if sock in ready:
+        if sock.fileno() in ready:
             request, fds = _receive(sock)
             if request is None:
                 return

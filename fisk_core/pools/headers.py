@@ -1,30 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fisk headers: what a pool says of each Fisk whose map it holds, enough to rebuild a lost catalog.
 
-A header is the blob ``fisks/<id>``: eight hex digits of CRC-32, a line feed, then JSON.
+``fisks/<id>`` holds one line ``fisk-header 1 <CRC-32 of the rest, 8 hex digits>`` and then one JSON object.
+It may be older than the catalog; what is missing from it is found in the logs and map blobs.
 """
 
 import json
 import zlib
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
-from fisk_core.errors import Corrupt
+from fisk_core.errors import Corrupt, Unsupported
 from fisk_core.pools.base import Pool
 
-PREFIX = "fisks/"
+MAGIC = "fisk-header"
+VERSION = "1"
 
 
-def write_header(pool: Pool, fisk_id: str, fields: dict[str, Any], durable: bool = False) -> None:
-    """Replace the header of a Fisk."""
-    text = json.dumps(fields, sort_keys=True).encode()
-    pool.put_blob(PREFIX + fisk_id, [b"%08x\n" % zlib.crc32(text), text], durable=durable)
+@dataclass(frozen=True, slots=True)
+class FiskHeader:
+    """What a lost catalog needs to know of a Fisk again; the base is that of a period without files."""
+
+    id: str
+    name: str
+    size: int
+    state: str
+    role: str
+    attributes: Mapping[str, str]
+    parent_id: str | None
+    block_size: int
+    page_size: int
+    created_at: str
+    map_id: str
+    opened: bool
+    base_id: str | None
+    base_size: int
+    revision: int
 
 
-def read_header(pool: Pool, fisk_id: str) -> dict[str, Any]:
-    """Give the fields of a Fisk's header; raises NotFound or Corrupt."""
-    data = pool.get_blob(PREFIX + fisk_id)
-    crc, _, text = data.partition(b"\n")
-    if crc != b"%08x" % zlib.crc32(text):
-        raise Corrupt(f"the header of Fisk {fisk_id} in pool {pool.name} does not match its checksum")
-    fields: dict[str, Any] = json.loads(text)
-    return fields
+def name_of(fisk_id: str) -> str:
+    return f"fisks/{fisk_id}"
+
+
+def encode(header: FiskHeader) -> bytes:
+    body = json.dumps(asdict(header), sort_keys=True, ensure_ascii=False).encode()
+    return f"{MAGIC} {VERSION} {zlib.crc32(body):08x}\n".encode() + body
+
+
+def decode(data: bytes, name: str) -> FiskHeader:
+    """Give the header in a blob; raises Corrupt, or Unsupported for one of a newer Fisk."""
+    line, _, body = data.partition(b"\n")
+    words = line.decode("ascii", "replace").split()
+    if len(words) != 3 or words[0] != MAGIC:
+        raise Corrupt(f"{name} is not the header of a Fisk")
+    if words[1] != VERSION:
+        raise Unsupported(f"{name} was written by a newer Fisk (version {words[1]})")
+    if words[2] != f"{zlib.crc32(body):08x}":
+        raise Corrupt(f"{name} does not match its checksum")
+    try:
+        return FiskHeader(**json.loads(body))
+    except (ValueError, TypeError) as exc:
+        raise Corrupt(f"{name}: {exc}") from exc
+
+
+def read_header(pool: Pool, fisk_id: str) -> FiskHeader:
+    """Give a Fisk's header; raises NotFound, Corrupt or Unsupported."""
+    name = name_of(fisk_id)
+    return decode(pool.get_blob(name), name)

@@ -15,9 +15,11 @@ The rules that make it safe beside everything else that goes on:
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
 
 from fisk_core import errors, locks
 from fisk_core.blockmap import BlockMap, load_map
@@ -25,7 +27,7 @@ from fisk_core.catalog import fisks, maps
 from fisk_core.catalog.maps import MapRow
 from fisk_core.dataplane import control
 from fisk_core.pools.base import Device, Kind, Pool
-from fisk_core.services.marking import blocks_per_segment, has_data, mark, runs
+from fisk_core.services.marking import Marks, blocks_per_segment, has_data, mark, runs
 
 if TYPE_CHECKING:
     from fisk_core.engine.context import Context
@@ -37,7 +39,7 @@ _LAYERS_AT_ONCE = 16  # bounds the marks in memory: 16 MiB at the default geomet
 
 @dataclass(slots=True)
 class CollectReport:
-    """Bytes given back (or that would be, in a dry run); layers looked at, and those left for later with why."""
+    """Bytes given back (or to be, in a dry run), layers looked at, and those left for later with why."""
 
     reclaimed: int = 0
     layers: int = 0
@@ -64,7 +66,9 @@ def _collect_some(context: "Context", pool: Pool, layers: list[str], report: Col
             sources = _pointing_maps(context, pool, layers, stack)
             devices = {}
             for layer in layers:
-                devices[layer] = stack.enter_context(pool.open_device(Kind.LAYER, layer, writable=not report.dry_run))
+                devices[layer] = stack.enter_context(
+                    pool.open_device(Kind.LAYER, layer, writable=not report.dry_run)
+                )
             _sweep(sources, devices, report)
     except errors.FiskError as exc:
         # One damaged map must not keep all other space from coming back; nothing it may name is punched.
@@ -93,7 +97,7 @@ def _pointing_maps(context: "Context", pool: Pool, layers: Sequence[str], stack:
     return opened
 
 
-def _views(conn, row: MapRow) -> Iterator[tuple[MapRow, int]]:  # type: ignore[no-untyped-def]
+def _views(conn: Connection, row: MapRow) -> Iterator[tuple[MapRow, int]]:
     """Give (map, bytes seen of it) for those through which the blocks of ``row`` are seen."""
     children = maps.children(conn, row.id)
     whole = max(row.size or 0, *(child.base_size for child in children), 0)
@@ -110,10 +114,8 @@ def _settle_log(context: "Context", pool: Pool, row: MapRow) -> None:
     """Make durable what was read of an open period's log, and let its worker finish reading what it began."""
     with pool.open_device(Kind.LOG, row.id, writable=True) as log:
         log.flush()
-    try:
+    with suppress(errors.NotFound):  # nobody serves it, so no thread reads behind anyone's back
         control.call(context.home.control(row.writer), {"op": "barrier"})
-    except errors.NotFound:
-        pass  # nobody serves it, so no thread reads behind anyone's back
 
 
 def _sweep(sources: list[BlockMap], devices: dict[str, Device], report: CollectReport) -> None:
@@ -136,7 +138,7 @@ def _sweep(sources: list[BlockMap], devices: dict[str, Device], report: CollectR
         report.reclaimed += max(0, before[layer] - after)
 
 
-def _punch(device: Device, start: int, unused: "np.ndarray", block_size: int) -> None:  # type: ignore  # noqa
+def _punch(device: Device, start: int, unused: Marks, block_size: int) -> None:
     """Give back the blocks of a segment that are not in use, as far as the layer reaches."""
     for first, count in runs(unused):
         offset = start + first * block_size
