@@ -110,6 +110,11 @@ _NAMED = select(fisks.c.name, fisks.c.state, fisks.c.id).where(
 _INSERT, _INSERT_ATTRIBUTES = insert(fisks), insert(attributes)
 
 
+def new_id() -> str:
+    """Give an id that was never used before."""
+    return str(uuid.uuid4())
+
+
 def is_id(ref: str) -> bool:
     """Whether ``ref`` has the shape of an id (names never have)."""
     try:

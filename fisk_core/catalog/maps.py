@@ -145,7 +145,8 @@ def set_blob(conn: Connection, row: MapRow, named: Iterable[str]) -> Garbage:
         conn.execute(_INSERT_NAMES, [{"map": row.num, "layer": num} for num in conn.execute(found).scalars()])
     garbage = drop_unneeded(conn, [row.base] if row.base else [])
     _drop_layers(conn, old, garbage)
-    garbage.logs.append((row.pool, row.id))
+    if not row.has_blob:
+        garbage.logs.append((row.pool, row.id))
     return garbage
 
 
@@ -198,6 +199,29 @@ def _drop_layers(conn: Connection, touched: Iterable[int], garbage: Garbage) -> 
         conn.execute(delete(layers).where(layers.c.num.in_([num for _, _, num in gone])))
         conn.execute(update(layers).where(layers.c.num.in_(chunk)).values(suspect=True))
         garbage.layers += [(pool, layer) for pool, layer, _ in gone]
+
+
+def add_layers(conn: Connection, pool_id: int, ids: Iterable[str], *, frozen: bool) -> None:
+    """Insert those of the layers that have no row; they are suspect, nobody knows their past."""
+    wanted, known = sorted(ids), set[str]()
+    for start in range(0, len(wanted), CHUNK):
+        query = select(layers.c.id).where(layers.c.id.in_(wanted[start : start + CHUNK]))
+        known.update(conn.execute(query).scalars())
+    rows = [
+        {"id": each, "pool_id": pool_id, "frozen": frozen, "suspect": frozen}
+        for each in wanted
+        if each not in known
+    ]
+    if rows:
+        conn.execute(_INSERT_LAYERS, rows)
+
+
+def drop_layers(conn: Connection, ids: Sequence[str]) -> Garbage:
+    """Remove those of the layers that no map names."""
+    garbage = Garbage()
+    nums = conn.execute(select(layers.c.num).where(layers.c.id.in_(ids))).scalars().all()
+    _drop_layers(conn, nums, garbage)
+    return garbage
 
 
 def layers_of(conn: Connection, map_id: str) -> set[str]:

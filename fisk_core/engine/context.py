@@ -7,6 +7,7 @@ May be used by several threads at once.
 import logging
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ MAKING_SECONDS = 60
 """How long making a file waits for a sweep to end."""
 
 
-class Context:
+class Context(ABC):
     """One open engine, without its verbs; the engine says what ``settler`` does."""
 
     settler: Background
@@ -66,6 +67,10 @@ class Context:
         if record.readable_map is None:
             return empty_map(Geometry(record.block_size, record.page_size), record.size)
         return load_map(self.open_pool(record.pool), record.readable_map, record.size)
+
+    @abstractmethod
+    def finish(self, ref: str) -> None:
+        """Finish what an interrupted operation on a Fisk left half done."""
 
     def records(self, pool: str) -> list[Record]:
         """Give the rows of all Fisks of a pool, those being built too."""

@@ -72,6 +72,10 @@ class Engine(Context):
         operating.finish_abandoned(self)
         settle.settle(self)
 
+    def finish(self, ref: str) -> None:
+        with operating.operating(self, ref):
+            pass
+
     def settle(self) -> None:
         """Do all background work now: write blobs of frozen maps, publish headers."""
         self.settler.notify()

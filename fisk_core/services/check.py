@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verifies what the design promises about catalog and pools, and repairs what can be repaired without
+losing data.
+
+Errors are contradictions and missing or damaged files; a leak (something nobody names) is a warning.
+Everything may go on meanwhile: when something was found and the catalog changed during the look, it is
+looked at again."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fisk_core.errors import FiskError
+from fisk_core.services.check_rules import RULES, Finding, Severity, look
+
+if TYPE_CHECKING:
+    from fisk_core.engine.context import Context
+
+LOG = logging.getLogger(__name__)
+
+_LOOKS = 3
+
+
+@dataclass(slots=True)
+class Problem:
+    """One violated invariant: ``kind`` is a short word, ``subject`` an id or name."""
+
+    severity: Severity
+    kind: str
+    subject: str
+    message: str
+    repaired: bool = False
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """What was looked at, and what is wrong with it."""
+
+    fisks: int = 0
+    maps: int = 0
+    layers: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[Problem]:
+        """What is wrong and was not repaired."""
+        return [each for each in self.problems if each.severity is Severity.ERROR and not each.repaired]
+
+    @property
+    def warnings(self) -> list[Problem]:
+        return [each for each in self.problems if each.severity is Severity.WARNING and not each.repaired]
+
+    @property
+    def ok(self) -> bool:
+        """No error is left; there may be warnings."""
+        return not self.errors
+
+
+def check(context: "Context", *, repair: bool = False) -> CheckReport:
+    """Verify every invariant; with ``repair``, put right what can be without losing data."""
+    for _ in range(_LOOKS):
+        before = context.catalog.version()
+        report, findings = _look_once(context)
+        if not findings or context.catalog.version() == before:
+            break
+    for finding in findings:
+        problem = Problem(finding.severity, finding.kind, finding.subject, finding.message)
+        report.problems.append(problem)
+        if repair and finding.repair is not None:
+            problem.repaired = _repair(finding)
+    return report
+
+
+def _look_once(context: "Context") -> tuple[CheckReport, Sequence[Finding]]:
+    view = look(context)
+    report = CheckReport(len(view.fisks), len(view.maps), len(view.layers))
+    return report, [finding for rule in RULES for finding in rule(context, view)]
+
+
+def _repair(finding: Finding) -> bool:
+    assert finding.repair is not None
+    try:
+        finding.repair()
+    except FiskError as exc:
+        LOG.warning("could not repair %s %s: %s", finding.kind, finding.subject, exc)
+        return False
+    return True

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads everything back: the maps against their checksums, and every block that some Fisk can read.
+
+Where the pool keeps data checksums, each block of a frozen layer is compared; blocks nobody points to are not
+looked at, the collector may have taken them.  A block of several Fisks is read once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fisk_core.blockmap import BlockMap, verify_blob
+from fisk_core.catalog import Record, fisks
+from fisk_core.errors import FiskError
+from fisk_core.model import State
+from fisk_core.pools.base import Device, Kind, Pool
+from fisk_core.services import sums
+from fisk_core.services.check import Problem
+from fisk_core.services.check_rules import Severity
+from fisk_core.services.marking import blocks_per_segment, mark, runs
+
+if TYPE_CHECKING:
+    from fisk_core.engine.context import Context
+
+Progress = Callable[[int, int | None], None]
+
+_CHUNK = 1 << 20
+
+
+@dataclass(slots=True)
+class ScrubReport:
+    """Maps and layers read, bytes of data read and how many of those had a checksum to compare."""
+
+    maps: int = 0
+    layers: int = 0
+    bytes_read: int = 0
+    bytes_compared: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def blame(self, kind: str, subject: str, message: str) -> None:
+        self.problems.append(Problem(Severity.ERROR, kind, subject, message))
+
+
+def scrub(context: "Context", refs: Sequence[str] = (), *, progress: Progress | None = None) -> ScrubReport:
+    """Read back these Fisks, or all of them; raises NotFound, all else goes into the report."""
+    report = ScrubReport()
+    with context.catalog.read() as conn:
+        found = [fisks.find(conn, ref) for ref in refs] if refs else fisks.records(conn)
+    chosen = [record for record in found if record.state != State.BUILDING]
+    with ExitStack() as stack:
+        work = [
+            (pool, layer, sources)
+            for pool, sources in _open_maps(context, chosen, report, stack)
+            for layer in sorted({layer for each in sources for layer in each.layers if layer})
+        ]
+        meter = _Meter(progress, sum(_wanted_bytes(sources, layer) for _, layer, sources in work))
+        for pool, layer, sources in work:
+            try:
+                _scrub_layer(pool, layer, sources, report, meter)
+            except FiskError as exc:
+                report.blame("layer", layer, str(exc))
+    return report
+
+
+class _Meter:
+    """Adds up what was read, for the caller to show."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _open_maps(
+    context: "Context", chosen: Sequence[Record], report: ScrubReport, stack: ExitStack
+) -> list[tuple[Pool, list[BlockMap]]]:
+    """Open and verify each map once; gives them by pool and geometry."""
+    groups: dict[tuple[str, int, int], list[BlockMap]] = {}
+    unique = {(record.readable_map, record.size): record for record in chosen if record.readable_map}
+    for record in unique.values():
+        try:
+            _verify(context, record, report)
+            block_map = context.load_map(record)
+        except FiskError as exc:
+            report.blame("map", record.name, str(exc))
+            continue
+        stack.callback(block_map.close)
+        key = (record.pool, record.block_size, record.page_size)
+        groups.setdefault(key, []).append(block_map)
+    return [(context.open_pool(pool), sources) for (pool, _, _), sources in groups.items()]
+
+
+def _verify(context: "Context", record: Record, report: ScrubReport) -> None:
+    pool, map_id = context.open_pool(record.pool), record.readable_map
+    if map_id and pool.has_blob(f"maps/{map_id}"):
+        verify_blob(pool, map_id)
+    report.maps += 1
+
+
+def _marked_runs(sources: Sequence[BlockMap], layer: str) -> Iterator[tuple[int, int]]:
+    """Give (first block, blocks) of what the maps point to in a layer."""
+    naming = [each for each in sources if layer in each.layers]
+    step = blocks_per_segment(naming[0].geometry)
+    for index in range(max(len(each.segments) for each in naming)):
+        for first, count in runs(mark(naming, [layer], index)[0]):
+            yield index * step + first, count
+
+
+def _wanted_bytes(sources: Sequence[BlockMap], layer: str) -> int:
+    return sum(count for _, count in _marked_runs(sources, layer)) * sources[0].block_size
+
+
+def _scrub_layer(
+    pool: Pool, layer: str, sources: Sequence[BlockMap], report: ScrubReport, meter: _Meter
+) -> None:
+    size = sources[0].block_size
+    known = sums.load(pool, layer) or {}
+    step = max(1, _CHUNK // size)
+    with pool.open_device(Kind.LAYER, layer, writable=False) as device:
+        for first, count in _marked_runs(sources, layer):
+            for start in range(first, first + count, step):
+                blocks = min(step, first + count - start)
+                bad = _compare(device, size, start, blocks, known, report)
+                if bad:
+                    report.blame("data", layer, f"{len(bad)} blocks from byte {bad[0] * size} are damaged")
+                meter.advance(blocks * size)
+    report.layers += 1
+
+
+def _compare(
+    device: Device, size: int, first: int, count: int, known: dict[int, int], report: ScrubReport
+) -> list[int]:
+    """Read blocks; gives those that do not match their checksum."""
+    found = list(sums.sums_of(device, size, first, count))
+    report.bytes_read += count * size
+    compared = [(block, known[block], value) for block, value in enumerate(found, first) if block in known]
+    report.bytes_compared += len(compared) * size
+    return [block for block, expected, value in compared if expected != value]
