@@ -16,14 +16,14 @@ from demo.story import Step, Story
 from fisk_core.units import format_size
 
 WORK = Path(__file__).resolve().parent.parent / ".work"
+_CAPTION = "stored: the pool's files on the disk; full copies: every Fisk as a file of its own"
+_WIDE = 120  # columns, where nobody looks at a terminal
 RESULTS = "results.txt"
 
 
 def table(steps: Sequence[Step]) -> Table:
     """Give the closing table."""
-    found = Table(
-        "step", title="Stored: the pools' files on the disk. Full copies: every Fisk as a file of its own."
-    )
+    found = Table("step", caption=_CAPTION)
     for heading in ("time", "stored", "full copies"):
         found.add_column(heading, justify="right")
     for step in steps:
@@ -57,10 +57,13 @@ def main() -> int:
     directory = chosen.scratch.resolve() / "run"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    console = Console(highlight=False, record=True)
+    console = Console(highlight=False, record=True, width=None if sys.stdout.isatty() else _WIDE)
     with Processes() as processes:
         story = Story(
-            directory, chosen.cache.resolve(), processes, lambda text: console.print(text, markup=False)
+            directory,
+            chosen.cache.resolve(),
+            processes,
+            lambda text: console.print(text, markup=False, soft_wrap=True),
         )
         status = show(story, console)
     (directory.parent / RESULTS).write_text(console.export_text())

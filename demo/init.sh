@@ -17,6 +17,15 @@ until [ -b /dev/vda2 ]; do
 done
 $b mount -t ext4 /dev/vda2 /disk || echo "root disk does not mount"
 
+# ACPI: the power button is an input device; its first event means "off".  It keeps events from when it is opened,
+# so that is done before anybody is told that this guest is up.
+for event in /sys/class/input/event*; do
+    if $b grep -q "Power Button" "$event/device/name"; then
+        exec 3<"/dev/input/${event##*/}"
+        ($b head -c 24 <&3 >/dev/null && : >/tmp/off) &
+    fi
+done
+
 count=$(($($b cat /disk/boots) + 1))
 echo $count >/disk/boots.new
 $b mv /disk/boots.new /disk/boots
@@ -24,13 +33,6 @@ $b sync
 echo "found $($b cat /disk/ticks) ticks"
 echo "disk vda $($b cat /sys/block/vda/size) sectors, $($b ls /disk | $b tr '\n' ' ')"
 echo "boot $count"
-
-# ACPI: the power button is an input device; its first event means "off".
-for event in /sys/class/input/event*; do
-    if $b grep -q "Power Button" "$event/device/name"; then
-        ($b head -c 24 "/dev/input/${event##*/}" >/dev/null && : >/tmp/off) &
-    fi
-done
 
 tick=$($b cat /disk/ticks)
 until [ -e /tmp/off ]; do

@@ -55,8 +55,7 @@ class Story:
             self.import_image,
             self.clone_many,
             self.boot_and_snapshot,
-            self.boot_again,
-            self.delete_the_image,
+            self.boot_again_and_delete_the_image,
             self.revert_and_boot,
             self.promote_and_clone,
             self.verify_every_byte,
@@ -95,19 +94,17 @@ class Story:
             guest.wait_for_number("tick", at_least=self._ticks_before_snapshot + 2)
         self._fisk("download", SNAPSHOT, str(self._file(SNAPSHOT)))
 
-    def boot_again(self) -> None:
-        """Boot it a second time: the console counts on."""
+    def boot_again_and_delete_the_image(self) -> None:
+        """Boot it a second time; delete the image while it runs and its siblings live."""
         with self._running(VOLUME, boot=2) as guest:
             found = guest.wait_for_number("found")
             expect(
                 found >= self._ticks_before_snapshot + 2,
                 f"the disk lost writes: {found} ticks found, {self._ticks_before_snapshot + 2} seen before",
             )
-
-    def delete_the_image(self) -> None:
-        """Delete the image under its clones."""
-        self._fisk("delete", IMAGE)
-        self._fisks -= 1
+            self._fisk("delete", IMAGE)
+            self._fisks -= 1
+            guest.wait_for_number("tick", at_least=found + 2)
         self._disk_equals(UNTOUCHED[0], self._disk, "qcow2")
 
     def revert_and_boot(self) -> None:
@@ -130,7 +127,7 @@ class Story:
         """Compare every byte: untouched clones, and the snapshot after all of this."""
         for name in UNTOUCHED:
             self._fisk("download", name, str(self._file(name)))
-            self._same(self._disk, "qcow2", str(self._file(name)))
+            self._same(self._disk, "qcow2", self._file(name), f"download of {name}")
             self._disk_equals(name, self._disk, "qcow2")
         self._disk_equals(SNAPSHOT, self._file(SNAPSHOT), "raw")
 
@@ -144,8 +141,11 @@ class Story:
         expect(first <= found <= last, f"{found} ticks found, the snapshot was taken after tick {first}")
 
     def _fisk(self, *words: str) -> str:
-        self.say(f"  $ fisk {' '.join(words)}")
-        return call([_program(), *words], env=self._environment())
+        start = time.monotonic()
+        said = call([_program(), *words], env=self._environment())
+        took = time.monotonic() - start
+        self.say(f"  $ fisk {' '.join(words)}  ({took:.2f} s)".replace(f"{self.directory}/", ""))
+        return said
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "FISK_HOME": str(self._home)}
@@ -175,7 +175,7 @@ class Story:
     def _running(self, name: str, *, boot: int) -> Iterator[Guest]:
         """Boot the Fisk ``name``, expect the boot count ``boot``; power off in the end."""
         with self._served(name) as uri:
-            self.say(f"  $ fisk serve {name}: {uri}")
+            self.say(f"  $ fisk serve {name}: {uri}".replace(f"{self.directory}/", ""))
             guest = Guest(self.processes, uri, self.directory)
             found = guest.wait_for_number("boot")
             expect(found == boot, f"the console of {name} says 'boot {found}' instead of 'boot {boot}'")
@@ -185,11 +185,11 @@ class Story:
 
     def _disk_equals(self, name: str, file: Path, file_format: str) -> None:
         with self._served(name) as uri:
-            self._same(file, file_format, uri)
+            self._same(file, file_format, uri, f"NBD export of {name}")
 
-    def _same(self, file: Path, file_format: str, other: str) -> None:
+    def _same(self, file: Path, file_format: str, other: Path | str, what: str) -> None:
         call(["qemu-img", "compare", "-f", file_format, "-F", "raw", file, other])
-        self.say(f"  identical: {file.name} and {other.rpartition('/')[2] if '://' not in other else other}")
+        self.say(f"  identical: {file.name} = {what}")
 
     def _stored(self) -> int:
         """Give the bytes all pools take on the disk."""
