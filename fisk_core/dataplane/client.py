@@ -23,7 +23,8 @@ from fisk_core.errors import InvalidValue, NotFound, ProtocolError, Unsupported,
 TIMEOUT = 60.0
 """Seconds a server may take for one reply, and for the whole negotiation."""
 
-_EFFECT = 1 << 30  # bytes of one trim, zero, cache or status request: 32 bits are all the protocol has
+_EFFECT = 1 << 30  # bytes of one trim, zero or cache request: 32 bits are all the protocol has
+_STATUS = (1 << 32) - (64 << 10)  # bytes of one status request: the most that is aligned to any minimum block
 
 Address = str | tuple[str, int] | Path | Target
 """An NBD URI, the path of a unix socket, (host, port), or a target."""
@@ -194,7 +195,7 @@ class NbdClient(Transmission):
             yield end - offset, 0
             return
         while offset < end:
-            start, stop = self._outward(offset, min(end - offset, _EFFECT))
+            start, stop = self._outward(offset, min(end - offset, _STATUS))
             before = offset
             for count, flags in self.block_status(start, stop - start)[context]:
                 # Rounding outward may have described a little before and after what was asked for.

@@ -17,8 +17,8 @@ from fisk_core.dataplane.tls import TlsSocket
 from fisk_core.errors import ProtocolError
 
 if TYPE_CHECKING:
+    from fisk_core.dataplane.arrivals import Stream
     from fisk_core.dataplane.server import Server
-    from fisk_core.dataplane.transmission import Stream
 
 INBOX = 256 << 10
 HIGH_WATER = 1 << 20
@@ -120,19 +120,26 @@ class Connection:
         if self._paused or self.have == len(self.inbox):
             return
         try:
-            count = self.sock.recv_into(self.view[self.have :])
+            if self.stream and self.plain and self.server.arrivals.receive(self, self.stream):
+                return
+            if not self.receive(len(self.inbox) - self.have):
+                return
         except BlockingIOError:
             return
-        if not count:
-            self.close()
-            return
-        self.have += count
         self._handle()
         while (
             not self.closed and isinstance(self.sock, TlsSocket) and self.sock.pending() and not self._paused
         ):
             self.have += self.sock.recv_into(self.view[self.have :])
             self._handle()
+
+    def receive(self, limit: int) -> int:
+        """Receive up to ``limit`` bytes into the inbox; gives how many, 0 when the client is gone."""
+        count = self.sock.recv_into(self.view[self.have : self.have + limit])
+        if not count:
+            self.close()
+        self.have += count
+        return count
 
     def _handle(self) -> None:
         if self.skip:

@@ -195,6 +195,20 @@ class Disk:
             period.layer.pwritev([view[at : at + WRITE_PIECE]], offset + at)
         self.map.own(first, count, period.live)
 
+    def splice(self, source: int, offset: int, length: int) -> None:
+        """Write whole blocks that are in the pipe ``source``; on an error part of them may be left there."""
+        period = self.writable()
+        self._check(offset, length)
+        self.record(length // self.block_size)
+        self.written = True
+        done, fd = 0, self.fds[period.live]
+        try:
+            while done < length:
+                done += os.splice(source, fd, min(length - done, WRITE_PIECE), offset_dst=offset + done)
+        except OSError as exc:
+            raise errors.from_oserror(exc, f"write layer {period.map_id}") from exc
+        self.map.own(offset // self.block_size, -(-length // self.block_size), period.live)
+
     def adopt(self, offset: int, length: int) -> None:
         """Count whole blocks as written: their data was put into the live layer by other means (reflink)."""
         self._check(offset, length)

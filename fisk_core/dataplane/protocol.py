@@ -117,6 +117,8 @@ CHUNK_ERROR = (1 << 15) | 1
 CHUNK_ERROR_OFFSET = (1 << 15) | 2
 
 CHUNK_OFFSET = Struct(">Q")
+DATA_CHUNK = Struct(">IHHQIQ")
+"""CHUNK of an OFFSET_DATA chunk and the 64 bits offset that begins its payload."""
 CHUNK_HOLE = Struct(">QI")
 CHUNK_ERROR_HEAD = Struct(">IH")
 """32 bits error, 16 bits message length; then the message (and for ERROR_OFFSET 64 bits offset)."""

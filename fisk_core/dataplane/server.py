@@ -19,6 +19,7 @@ from typing import TypeVar
 from fisk_core import errors
 from fisk_core.blockmap import read_log_header
 from fisk_core.blockmap.source import MAX_ALIAS
+from fisk_core.dataplane.arrivals import Arrivals
 from fisk_core.dataplane.cold import ColdReads, Deferred
 from fisk_core.dataplane.connection import Connection
 from fisk_core.dataplane.disk import Disk, Period
@@ -87,6 +88,7 @@ class Server:
         self.tls: ssl.SSLContext | None = server_context(options.tls) if options.tls else None
         self.transmission = Transmission(self)
         self.cold, self.deferred, self.flusher = ColdReads(self), Deferred(self), Flusher(self)
+        self.arrivals = Arrivals(self)
         self.connections: set[Connection] = set()
         self.paused = False
         """no request is looked at for now"""
@@ -261,6 +263,7 @@ class Server:
         for conn in list(self.connections):
             conn.close()
         self.loop.close()
+        self.arrivals.close()
         for disk in [*self._retired, self.disk]:
             disk.close()
 

@@ -20,10 +20,10 @@ from fisk_core.dataplane.layers import HOLE
 from fisk_core.dataplane.protocol import (
     CHUNK,
     CHUNK_NONE,
-    CHUNK_OFFSET,
     CHUNK_OFFSET_DATA,
     CMD_READ,
     CMD_WRITE,
+    DATA_CHUNK,
     MAX_REQUEST,
     REQUEST,
     REQUEST_MAGIC,
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 SMALL = 64 << 10
 """reads up to this many bytes are collected into one answer; larger holes get a chunk of their own"""
-STREAM_AT = 128 << 10
-"""bytes from which a write is not collected before it is written"""
+_BATCH = 16
+"""replies sent together: fewer would cost system calls, more would leave the client waiting for work"""
 _OUT = 1 << 20
 _REQUEST = REQUEST.size
-_DATA_HEAD = CHUNK.size + CHUNK_OFFSET.size
+_DATA_HEAD = DATA_CHUNK.size
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _DONE = nbd.CHUNK_FLAG_DONE
 
@@ -77,16 +77,6 @@ class Request:
         return self.conn.agreed is not None and self.conn.agreed.structured
 
 
-@dataclass(slots=True)
-class Stream:
-    """A large write under way: ``left`` bytes still come for ``offset``; an error is told at the end."""
-
-    request: Request
-    offset: int
-    left: int
-    error: errors.FiskError | None = None
-
-
 class Transmission:
     """The requests of all connections of one server."""
 
@@ -119,53 +109,50 @@ class Transmission:
         if conn.closed or conn.full:
             return
         inbox, view, have = conn.inbox, conn.view, conn.have
-        out, answers, used, position = self._out, self._view, 0, 0
+        out, answers, used, count, position = self._out, self._view, 0, 0, 0
         structured = conn.agreed.structured  # type: ignore[union-attr]
-        head = _DATA_HEAD if structured else SIMPLE_REPLY.size
-        unpack, simple, chunk = REQUEST.unpack_from, SIMPLE_REPLY.pack_into, CHUNK.pack_into
+        head, done_head = (_DATA_HEAD, CHUNK.size) if structured else (SIMPLE_REPLY.size, SIMPLE_REPLY.size)
+        unpack, simple, chunk, data = (
+            REQUEST.unpack_from,
+            SIMPLE_REPLY.pack_into,
+            CHUNK.pack_into,
+            DATA_CHUNK.pack_into,
+        )
         read, write = self.fast.read, self.fast.write
         if conn.stream:
-            position = self._write_arrived(conn, conn.stream, 0)
+            position = self.server.arrivals.go_on(conn, conn.stream, 0)
             have = have if conn.stream is None else 0
         while have - position >= _REQUEST:
             magic, flags, kind, cookie, offset, length = unpack(inbox, position)
             if magic != REQUEST_MAGIC:
                 raise errors.ProtocolError("a request without its magic number")
-            body = position + _REQUEST
-            if used + head + SMALL > _OUT:
+            body, start = position + _REQUEST, used + head
+            if count >= _BATCH or start + SMALL > _OUT:
                 conn.send(answers[:used])
-                used = 0
+                used, count, start = 0, 0, head
+                if conn.full:
+                    break
             try:
                 if kind == CMD_READ and not flags and 0 < length <= SMALL:
-                    start = used + head
                     if read(answers[start : start + length], offset, length):
                         if structured:
-                            chunk(
-                                out,
-                                used,
-                                STRUCTURED_REPLY_MAGIC,
-                                _DONE,
-                                CHUNK_OFFSET_DATA,
-                                cookie,
-                                length + 8,
-                            )
-                            CHUNK_OFFSET.pack_into(out, used + CHUNK.size, offset)
+                            data(out, used, STRUCTURED_REPLY_MAGIC, 1, 1, cookie, length + 8, offset)
                         else:
                             simple(out, used, SIMPLE_REPLY_MAGIC, 0, cookie)
-                        used, position = start + length, body
+                        used, position, count = start + length, body, count + 1
                         continue
                 elif kind == CMD_WRITE and length <= MAX_REQUEST:
                     if have - body < length:
-                        position = self._incomplete(conn, (flags, kind, cookie, offset, length), body)
+                        position = self.server.arrivals.begin(
+                            Request(conn, flags, kind, cookie, offset, length), body
+                        )
                         break
                     if not flags and write(view[body : body + length], offset, length):
                         if structured:
-                            chunk(out, used, STRUCTURED_REPLY_MAGIC, _DONE, CHUNK_NONE, cookie, 0)
-                            used += CHUNK.size
+                            chunk(out, used, STRUCTURED_REPLY_MAGIC, 1, 0, cookie, 0)
                         else:
                             simple(out, used, SIMPLE_REPLY_MAGIC, 0, cookie)
-                            used += SIMPLE_REPLY.size
-                        position = body + length
+                        used, position, count = used + done_head, body + length, count + 1
                         continue
             except BlockingIOError:
                 self.server.cold.add(Request(conn, flags, kind, cookie, offset, length))
@@ -182,43 +169,6 @@ class Transmission:
         if used:
             conn.send(answers[:used])
         conn.consume(position)
-
-    def _incomplete(self, conn: Connection, fields: tuple[int, int, int, int, int], body: int) -> int:
-        """Begin a write of which part has yet to come; gives where the inbox is to be read on.
-
-        A large one of whole blocks is written as it arrives, while it is in the processor's cache.
-        """
-        request, disk = Request(conn, *fields), self.disk
-        if request.length < STREAM_AT or (request.offset | request.length) & (disk.block_size - 1):
-            conn.need(_REQUEST + request.length)
-            return body - _REQUEST
-        stream = conn.stream = Stream(request, request.offset, request.length)
-        try:
-            self._check(request)
-        except errors.FiskError as exc:
-            stream.error = exc
-        return self._write_arrived(conn, stream, body)
-
-    def _write_arrived(self, conn: Connection, stream: "Stream", position: int) -> int:
-        """Write the whole blocks that are here, answer after the last; gives where they end in the inbox."""
-        count = min(stream.left, conn.have - position)
-        count -= count % self.disk.block_size
-        try:
-            if count and stream.error is None:
-                self.disk.write(stream.offset, conn.view[position : position + count])
-        except BlockingIOError:  # part of the range is being punched, so wait for that
-            self.server.deferred.after_discards(conn)
-            return position
-        except errors.FiskError as exc:
-            stream.error = exc
-        stream.offset, stream.left = stream.offset + count, stream.left - count
-        if not stream.left:
-            conn.stream = None
-            if stream.error:
-                self.fail(stream.request, stream.error)
-            else:
-                self._done(stream.request)
-        return position + count
 
     def _general(self, conn: Connection, fields: tuple[int, int, int, int, int], body: int) -> int:
         """Handle one request outside the fast path; gives where it ends in the inbox."""
@@ -240,14 +190,14 @@ class Transmission:
     def handle(self, request: Request) -> None:
         """Answer a request now or see that it is answered later."""
         try:
-            self._check(request)
+            self.check(request)
             self._handlers[request.kind](request)
         except BlockingIOError:
             self.server.deferred.add(request)
         except errors.FiskError as exc:
             self.fail(request, exc)
 
-    def _check(self, request: Request) -> None:
+    def check(self, request: Request) -> None:
         """Raise what the protocol wants for a request that cannot be meant."""
         known = _KNOWN_FLAGS.get(request.kind)
         if known is None or request.flags & ~known:
@@ -288,7 +238,7 @@ class Transmission:
         head = CHUNK.pack(STRUCTURED_REPLY_MAGIC, _DONE, nbd.CHUNK_ERROR, request.cookie, len(payload))
         request.conn.send(head + payload)
 
-    def _done(self, request: Request) -> None:
+    def done(self, request: Request) -> None:
         """Answer a change, after a flush when it was made with FUA."""
         if request.flags & nbd.CMD_FLAG_FUA:
             self.server.flusher.request(request)
@@ -328,8 +278,8 @@ class Transmission:
         if not request.structured:
             return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, request.cookie)
         flags = _DONE if last else 0
-        head = CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, CHUNK_OFFSET_DATA, request.cookie, length + 8)
-        return head + CHUNK_OFFSET.pack(offset)
+        cookie = request.cookie
+        return DATA_CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, CHUNK_OFFSET_DATA, cookie, length + 8, offset)
 
     def _send_file(self, request: Request, plan: list[tuple[int, int, int]]) -> bool:
         """Send a range of one layer straight from the page cache when all of it is there."""
@@ -368,7 +318,7 @@ class Transmission:
 
     def _write(self, request: Request) -> None:
         self.disk.write(request.offset, request.payload, self._patience(request))
-        self._done(request)
+        self.done(request)
 
     def _patience(self, request: Request) -> int:
         """Flags for reading the rest of a block that is written in part: after some tries it may wait."""
@@ -376,7 +326,7 @@ class Transmission:
 
     def _trim(self, request: Request) -> None:
         self.disk.trim(request.offset, request.length)
-        self._done(request)
+        self.done(request)
 
     def _write_zeroes(self, request: Request) -> None:
         allocate = bool(request.flags & nbd.CMD_FLAG_NO_HOLE)
@@ -387,7 +337,7 @@ class Transmission:
         ):
             raise errors.Unsupported("zeros are not faster than data here")
         self.disk.write_zeroes(request.offset, request.length, allocate, self._patience(request))
-        self._done(request)
+        self.done(request)
 
     def _flush(self, request: Request) -> None:
         self.server.flusher.request(request)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Large writes, written as they arrive instead of being collected first.
+
+Whole blocks go on to the live layer while they are in the processor's cache; from a plain socket the
+kernel moves them (splice(2)) and they are copied once instead of twice.  Only whole blocks are written, so
+a client that goes away in the middle leaves no block torn.
+"""
+
+import contextlib
+import fcntl
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fisk_core import errors
+from fisk_core.dataplane import protocol as nbd
+from fisk_core.dataplane.connection import Connection
+from fisk_core.dataplane.transmission import Request
+
+if TYPE_CHECKING:
+    from fisk_core.dataplane.server import Server
+
+STREAM_AT = 128 << 10
+"""bytes from which a write is not collected"""
+_PIPE = 1 << 20
+_MOVE_NONBLOCK = 1 | 2  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
+
+
+@dataclass(slots=True)
+class Stream:
+    """A large write under way: ``left`` bytes still come for ``offset``; an error is told at the end."""
+
+    request: Request
+    offset: int
+    left: int
+    error: errors.FiskError | None = None
+
+
+class Arrivals:
+    """The large writes of one server's connections, at most one of each."""
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._pipe: tuple[int, int] | None = None
+
+    def begin(self, request: Request, body: int) -> int:
+        """Take a write of which part has yet to come; gives where the inbox is to be read on."""
+        conn, disk = request.conn, self._server.disk
+        if request.length < STREAM_AT or (request.offset | request.length) & (disk.block_size - 1):
+            conn.need(nbd.REQUEST.size + request.length)
+            return body - nbd.REQUEST.size
+        stream = conn.stream = Stream(request, request.offset, request.length)
+        try:
+            self._server.transmission.check(request)
+        except errors.FiskError as exc:
+            stream.error = exc
+        return self.go_on(conn, stream, body)
+
+    def go_on(self, conn: Connection, stream: Stream, position: int) -> int:
+        """Write the whole blocks in the inbox from ``position``; gives where they end."""
+        count = min(stream.left, conn.have - position)
+        count -= count % self._server.disk.block_size
+        try:
+            if count and stream.error is None:
+                self._server.disk.write(stream.offset, conn.view[position : position + count])
+        except BlockingIOError:  # part of the range is being punched, so wait for that
+            self._server.deferred.after_discards(conn)
+            return position
+        except errors.FiskError as exc:
+            stream.error = exc
+        self._advance(conn, stream, count)
+        return position + count
+
+    def _advance(self, conn: Connection, stream: Stream, count: int) -> None:
+        stream.offset, stream.left = stream.offset + count, stream.left - count
+        if stream.left:
+            return
+        conn.stream = None
+        if stream.error:
+            self._server.transmission.fail(stream.request, stream.error)
+        else:
+            self._server.transmission.done(stream.request)
+
+    def receive(self, conn: Connection, stream: Stream) -> bool:
+        """Receive for a plain socket, through a pipe; False when it must be received into the inbox.
+
+        Raises BlockingIOError when nothing is there.
+        """
+        block = self._server.disk.block_size
+        if stream.error or self._server.disk.discarding or conn.have >= block:
+            return False
+        if conn.have:
+            # The rest of a block that was cut; what follows it can be moved.
+            count = conn.receive(min(block, stream.left) - conn.have)
+            if conn.have < min(block, stream.left) or not count:
+                return True
+            conn.consume(self.go_on(conn, stream, 0))
+            if conn.stream is None or conn.have:
+                return True
+        self._move(conn, stream)
+        return True
+
+    def _move(self, conn: Connection, stream: Stream) -> None:
+        """Move what the socket has into the layer, and the part of a last block into the inbox."""
+        source, sink = self._pipe or self._open_pipe()
+        count = os.splice(conn.fd, sink, min(stream.left, _PIPE), flags=_MOVE_NONBLOCK)
+        if not count:
+            conn.close()
+            return
+        rest = 0 if count == stream.left else count % self._server.disk.block_size
+        whole = count - rest
+        try:
+            if whole:
+                self._server.disk.splice(source, stream.offset, whole)
+        except errors.FiskError as exc:
+            stream.error = exc
+            self._empty(source)
+            rest = 0
+            whole = count
+        if rest:
+            conn.have = os.readv(source, [conn.view[:rest]])
+        self._advance(conn, stream, whole)
+
+    def _open_pipe(self) -> tuple[int, int]:
+        self._pipe = source, sink = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        with contextlib.suppress(OSError):  # a smaller pipe works too
+            fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, _PIPE)
+        return source, sink
+
+    @staticmethod
+    def _empty(source: int) -> None:
+        """Drop what is in the pipe: the next write must not begin with it."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(source, _PIPE):
+                pass
+
+    def close(self) -> None:
+        for fd in self._pipe or ():
+            os.close(fd)
+        self._pipe = None
