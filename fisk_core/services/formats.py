@@ -47,6 +47,7 @@ _RECOGNISED = ("qcow2", "vmdk", "vhd", "vhdx", "vdi", "qed", "luks")
 _CHUNK = 1 << 20
 _INSPECTED = 16 << 20  # bytes an inspector gets of the beginning; the tables they look for are near it
 _TAIL = 64 << 10
+_SECTOR = 512
 _MAY_BE_CUT = frozenset({"vmdk", "vdi"})  # QEMU itself notices it in the others
 
 _QCOW2_CRYPT = struct.Struct(">32xI")
@@ -72,7 +73,13 @@ def detect(head: bytes | bytearray) -> str:
 
     Raises ImageRefused when they look like several formats at once, as some attacks do.
     """
-    found = [name for name in _RECOGNISED if _matches(name, head)]
+    # A file may end within its header, but what is stored of it does not: zeros fill the last sector.
+    stored = bytes(head).ljust(_SECTOR, b"\0") if len(head) < _SECTOR else head
+    found = [
+        name
+        for name in _RECOGNISED
+        if _matches(name, head) or (stored is not head and _matches(name, stored))
+    ]
     if len(found) > 1:
         raise ImageRefused(f"the image looks like several formats at once: {', '.join(found)}")
     return _DRIVERS.get(found[0], found[0]) if found else RAW

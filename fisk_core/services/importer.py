@@ -7,6 +7,7 @@ and blocks of zeros are never written.  Everything goes into a Building: until i
 anything, and whatever goes wrong, an exception from the progress callback included, nothing is left behind.
 """
 
+import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,17 +16,28 @@ from typing import IO, TYPE_CHECKING
 
 from fisk_core.dataplane import protocol
 from fisk_core.dataplane.client import NbdClient
-from fisk_core.errors import AlreadyExists, ImageRefused, NotFound, from_oserror
+from fisk_core.errors import AlreadyExists, ImageRefused, NotFound, PoolError, from_oserror
 from fisk_core.model import BLOCK_SIZE, MAX_SIZE, PAGE_SIZE, Fisk, Role
+from fisk_core.pools.copying import copy_range
 from fisk_core.services import formats, qemu
 from fisk_core.services.filling import Filler, Meter
-from fisk_core.services.sources import CHUNK, Source, open_path, opened, read_up_to
+from fisk_core.services.sources import (
+    CHUNK,
+    Source,
+    data_extents,
+    may_change,
+    open_path,
+    opened,
+    pieces,
+    read_up_to,
+)
 
 if TYPE_CHECKING:
     from fisk_core.engine.building import Building
     from fisk_core.engine.engine import Engine, Progress
 
 SECTOR = 512
+COPY = 64 << 20
 BYTES = "fisk:bytes"
 """Attribute of a frozen Fisk whose content ends within its last sector: the exact length."""
 ORIGINAL = "fisk:original"
@@ -147,11 +159,27 @@ def _from_file(
 ) -> Fisk:
     driver = formats.examine(fd, declared)
     if driver != formats.RAW:
+        if may_change(fd):
+            return _from_copy(engine, order, fd, length, declared, meter)
         return _convert(engine, order, fd, length, driver, meter)
     meter.expect(length)
     with _begin(engine, order, _padded(length)) as building:
         Filler(building.disk, meter).from_file(fd, length)
         return _finish_raw(engine, order, building, length)
+
+
+def _from_copy(
+    engine: "Engine", order: Order, fd: int, length: int, declared: str | None, meter: Meter
+) -> Fisk:
+    """Import a private copy of an image somebody else could turn into another one after it was examined."""
+    with engine.staging_file(order.pool) as path, open_path(path, "r+b") as copy:
+        for offset, count in pieces(data_extents(fd, length), SECTOR, COPY, length):
+            if copy_range(fd, offset, copy.fileno(), offset, count) < count:
+                raise PoolError("the image file became shorter while it was read")
+            meter.at(offset + count)
+        os.ftruncate(copy.fileno(), length)
+        meter.step(length)
+        return _from_file(engine, order, copy.fileno(), length, declared, meter)
 
 
 # Raw images

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
@@ -30,8 +31,8 @@ PACKAGES = {"qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils", "prlimit": "util
 
 _WITH_BACKING = frozenset({"qcow2", "qed", "vmdk"})  # drivers with a "backing" option to be set to nothing
 _READY_SECONDS = 30.0
-_END_SECONDS = 5.0
 _COMPLAINT = 1 << 20  # bytes of stderr
+_OUR_WORDS = re.compile(r"^[a-z-]+: |Could not open '[^']*': ")  # the tool's name, and the options we gave it
 _SHARE = re.compile(rb"\(([0-9.]+)/100%\)")
 _NO_CHECK = 63  # qemu-img check: the format has none
 _LEAKS = 3  # qemu-img check: space is lost, data is not
@@ -75,12 +76,12 @@ def _environment() -> dict[str, str]:
 
 
 def _first_line(stderr: bytes, status: int) -> str:
-    """Give the first line of what a tool complained about, without its name and our description."""
+    """Give the first line of what a tool complained about, without its name and our options."""
     if status < 0:
         return f"ended by {signal.Signals(-status).name}"
     lines = stderr.decode(errors="replace").strip().splitlines()
     text = lines[0] if lines else f"ended with status {status}"
-    text = text.split(": ", 1)[-1]
+    text = _OUR_WORDS.sub("", text)
     return "".join(char if char.isprintable() else " " for char in text)[:300]
 
 
@@ -191,13 +192,8 @@ def _failure(error: type[FiskError], text: str) -> FiskError:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a tool and collect it."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    """End a tool, at once: it reads only, or what it writes is not wanted any more."""
+    process.kill()
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
@@ -206,19 +202,25 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 @contextmanager
 def serve_image(fd: int, driver: str) -> Iterator[str]:
-    """Serve an open image read-only to one client, with qemu-nbd; gives the path of the socket.
+    """Serve an open image read-only, with qemu-nbd; gives the path of the socket.
 
     The socket is in a directory only we can enter.  Raises ImageRefused where QEMU cannot open the image.
     """
     with tempfile.TemporaryDirectory(prefix="fisk-") as folder, tempfile.TemporaryFile() as stderr:
         path = os.path.join(folder, "nbd")
-        arguments = ("--read-only", "--shared=1", f"--socket={path}", image_options(fd, driver))
+        arguments = (
+            "--read-only",
+            "--persistent",
+            "--shared=2",
+            f"--socket={path}",
+            image_options(fd, driver),
+        )
         process = subprocess.Popen(
             limited(SERVE, "qemu-nbd", *arguments), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=stderr, pass_fds=[fd], env=_environment(),
         )  # fmt: skip
         try:
-            if not _appears(path, process):
+            if not _listens(path, process):
                 stderr.seek(0)
                 reason = _first_line(stderr.read(65536), process.returncode)
                 raise ImageRefused(f"QEMU cannot serve it as {driver}: {reason}")
@@ -227,12 +229,13 @@ def serve_image(fd: int, driver: str) -> Iterator[str]:
             _end(process)
 
 
-def _appears(path: str, process: "subprocess.Popen[bytes]") -> bool:
-    """Wait for the socket; False when the server ended instead.  Raises ImageRefused when nothing happens."""
+def _listens(path: str, process: "subprocess.Popen[bytes]") -> bool:
+    """Wait for the server; False when it ended instead.  Raises ImageRefused when nothing happens."""
     deadline = time.monotonic() + _READY_SECONDS
     while time.monotonic() < deadline:
-        if os.path.exists(path):
-            return True
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(path) == 0:
+                return True
         if process.poll() is not None:
             return False
         time.sleep(0.005)

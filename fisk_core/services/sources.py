@@ -70,6 +70,15 @@ def is_regular(fd: int) -> bool:
     return stat.S_ISREG(os.fstat(fd).st_mode)
 
 
+def may_change(fd: int) -> bool:
+    """Say whether an open file can be written by somebody other than us (and root)."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        return False  # who may write a block device of the host is trusted
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return found.st_uid not in (0, os.geteuid()) or bool(found.st_mode & others)
+
+
 def read_up_to(stream: IO[bytes], view: memoryview) -> int:
     """Fill ``view`` from a stream; gives the bytes read, fewer only at the end."""
     done = 0
