@@ -3,7 +3,8 @@
 
 A lock belongs to the open file, not to the process: it works between threads too, and can be handed to a
 program that replaces this one by leaving ``fd`` open.  ``acquire`` never returns a lock on a file that was
-unlinked meanwhile, so holding one and finding the row gone means the thing it guarded is gone."""
+unlinked meanwhile, so holding one and finding the row gone means the thing it guarded is gone.
+"""
 
 import fcntl
 import os

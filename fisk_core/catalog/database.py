@@ -103,6 +103,15 @@ def version(conn: Connection) -> int:
     return int(conn.execute(_VERSION).scalar_one())
 
 
+def raise_version(conn: Connection, least: int) -> None:
+    """Count on from ``least`` if that is more: versions must not be given out twice."""
+    conn.execute(
+        update(schema.settings)
+        .where(schema.settings.c.key == "version", schema.settings.c.value <= least)
+        .values(value=least + 1)
+    )
+
+
 def _make_engine(url: str) -> Engine:
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":

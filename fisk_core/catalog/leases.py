@@ -15,6 +15,11 @@ def take(conn: Connection, fisk_id: str, holder: str) -> int:
     return epoch(conn, fisk_id)
 
 
+def restore(conn: Connection, fisk_id: str, epoch: int) -> None:
+    """Set the epoch of a Fisk whose history was lost, so that the next writer's is above it."""
+    conn.execute(insert(leases).values(fisk_id=fisk_id, holder="unknown", epoch=epoch, expires=None))
+
+
 def epoch(conn: Connection, fisk_id: str) -> int:
     """Give the epoch of the last writer, 0 when there was none."""
     return int(conn.execute(select(leases.c.epoch).where(leases.c.fisk_id == fisk_id)).scalar() or 0)

@@ -3,7 +3,8 @@
 them.
 
 What may be removed is decided here and nowhere else: a map goes when no Fisk points to it and no map is
-based on it; a layer goes when no map names it."""
+based on it; a layer goes when no map names it.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +79,10 @@ def find(conn: Connection, map_id: str) -> MapRow:
     return MapRow._make(row)
 
 
+def exists_map(conn: Connection, map_id: str) -> bool:
+    return conn.execute(_BY_ID, {"ref": map_id}).first() is not None
+
+
 def select_maps(conn: Connection, *conditions: Any) -> list[MapRow]:
     """Give the maps that meet the conditions, oldest first."""
     return [MapRow._make(row) for row in conn.execute(_MAPS.where(*conditions).order_by(maps.c.num))]
@@ -139,10 +144,7 @@ def set_blob(conn: Connection, row: MapRow, named: Iterable[str]) -> Garbage:
     conn.execute(update(maps).where(maps.c.num == row.num).values(has_blob=True, base=None))
     old = _names_of(conn, [row.num])
     conn.execute(delete(map_layers).where(map_layers.c.map == row.num))
-    wanted = list(named)
-    for start in range(0, len(wanted), CHUNK):
-        found = select(layers.c.num).where(layers.c.id.in_(wanted[start : start + CHUNK]))
-        conn.execute(_INSERT_NAMES, [{"map": row.num, "layer": num} for num in conn.execute(found).scalars()])
+    name_layers(conn, row.id, named)
     garbage = drop_unneeded(conn, [row.base] if row.base else [])
     _drop_layers(conn, old, garbage)
     if not row.has_blob:
@@ -214,6 +216,16 @@ def add_layers(conn: Connection, pool_id: int, ids: Iterable[str], *, frozen: bo
     ]
     if rows:
         conn.execute(_INSERT_LAYERS, rows)
+
+
+def name_layers(conn: Connection, map_id: str, named: Iterable[str]) -> None:
+    """Note that a map names these layers."""
+    num, wanted = find(conn, map_id).num, list(named)
+    for start in range(0, len(wanted), CHUNK):
+        found = select(layers.c.num).where(layers.c.id.in_(wanted[start : start + CHUNK]))
+        rows = [{"map": num, "layer": layer} for layer in conn.execute(found).scalars()]
+        if rows:
+            conn.execute(_INSERT_NAMES, rows)
 
 
 def drop_layers(conn: Connection, ids: Sequence[str]) -> Garbage:

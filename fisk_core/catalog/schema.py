@@ -8,7 +8,8 @@ General rules:
 - Every transaction that changes anything first increments ``settings.version``.  That row is thereby also the
   lock that puts all changes into one order, on every database.
 - Files are made durable before the transaction that names them, and removed after the transaction that
-  forgets them.  So a row never names a file that is missing, and a file without a row is rubbish."""
+  forgets them.  So a row never names a file that is missing, and a file without a row is rubbish.
+"""
 
 from sqlalchemy import (
     JSON,

@@ -4,7 +4,8 @@
 The thread starts at the first ``notify`` and waits until things are quiet for a moment, so that it does not
 stand in the way of a series of snapshots.  ``close`` returns when everything notified of is done.  Nothing
 is lost if the process dies before: the catalog says what is still to be done, and any engine that changes
-something later does it."""
+something later does it.
+"""
 
 import logging
 import threading

@@ -3,7 +3,8 @@
 
 A Building is a row in state ``building``: hidden, but its name is taken.  Its process holds the Fisk's
 lock; when the process dies the lock is free, and whoever finds it so removes row and files.  ``finish``
-makes everything durable and then shows the Fisk, in one transaction."""
+makes everything durable and then shows the Fisk, in one transaction.
+"""
 
 import uuid
 from collections.abc import Mapping

@@ -130,6 +130,15 @@ class Context(ABC):
                 pool = create_pool(driver, name, complete)
             except AlreadyExists as exc:
                 raise AlreadyExists(f"{exc}; 'fisk pool rescan {name}' takes what it holds over") from exc
-            with self.catalog.change() as conn:
-                pool_rows.add(conn, name, pool.id, driver, pool.options)
+            self._note_pool(name, pool)
             return pool
+
+    def adopt_pool(self, name: str, driver: str, options: Mapping[str, Any]) -> Pool:
+        """Open a pool that exists but is not in the catalog, and note it; raises NotFound."""
+        pool = _open({"driver": driver, "name": name, "options": self.pool_options(name, driver, options)})
+        self._note_pool(name, pool)
+        return pool
+
+    def _note_pool(self, name: str, pool: Pool) -> None:
+        with self.catalog.change() as conn:
+            pool_rows.add(conn, name, pool.id, pool.driver, pool.options)

@@ -4,7 +4,8 @@
 Safe from several threads and several processes at once, without any daemon.  A verb is done, and durable,
 when it returns; it raises only ``fisk_core.errors``.  Sizes and offsets are bytes; a ``ref`` is a name or
 an id.  The verbs are described where they live, in the modules of this package and in
-``fisk_core.services``."""
+``fisk_core.services``.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager

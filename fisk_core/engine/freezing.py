@@ -23,7 +23,8 @@ the old one, so it does not matter whether the worker had switched: each flushed
 logs and the Fisk's map has both.  The next operation or open, and the background work of any engine,
 finishes it: by telling the worker again, or, when there is none any more, by sealing the old period itself.
 No snapshot of it exists then: snapshots appear only in step 4, whole groups of them at once, so one that is
-seen is complete."""
+seen is complete.
+"""
 
 import logging
 import time

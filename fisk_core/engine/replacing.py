@@ -13,7 +13,8 @@ A crash of this process between 2 and 4 leaves ``next_map`` set, and ``decide`` 
 worker that lives is asked which map it writes.  If it is gone, the new log tells: with changes in it the
 worker had switched and writes were flushed there, so the new map counts.  Without, it either had not
 switched, or nothing was flushed since, and the old map counts.  Flushed writes are in the map that counts
-either way."""
+either way.
+"""
 
 from collections.abc import Callable
 from typing import Any

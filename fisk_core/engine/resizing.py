@@ -3,7 +3,8 @@
 
 So what lay behind the new end reads as zeros when the Fisk grows again, whatever happened in between.  If
 the new end is inside a block, the rest of that block is zeroed in the new period, durably, before the
-transaction that points the Fisk to it."""
+transaction that points the Fisk to it.
+"""
 
 from dataclasses import replace
 from typing import Any

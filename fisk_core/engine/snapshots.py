@@ -2,7 +2,8 @@
 """Snapshots: a new frozen Fisk that has the map another Fisk has at this moment.
 
 A group of them is of one point in time, and appears in one transaction: all of it or nothing.  The crash
-windows are described in ``freezing``."""
+windows are described in ``freezing``.
+"""
 
 from collections.abc import Mapping, Sequence
 

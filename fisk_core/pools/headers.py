@@ -19,7 +19,11 @@ VERSION = "1"
 
 @dataclass(frozen=True, slots=True)
 class FiskHeader:
-    """What a lost catalog needs to know of a Fisk again; the base is that of a period without files."""
+    """What a lost catalog needs to know of a Fisk again; the base is that of a period without files.
+
+    ``version`` is the catalog's when this was written.  A header with a higher one than the catalog has comes
+    from its future: somebody put an old copy of the catalog back.
+    """
 
     id: str
     name: str
@@ -36,6 +40,7 @@ class FiskHeader:
     base_id: str | None
     base_size: int
     revision: int
+    version: int
 
 
 def name_of(fisk_id: str) -> str:

@@ -2,9 +2,11 @@
 """Verifies what the design promises about catalog and pools, and repairs what can be repaired without
 losing data.
 
-Errors are contradictions and missing or damaged files; a leak (something nobody names) is a warning.
+Errors are contradictions and missing or damaged files; a leak (something nobody names) is a warning, and is
+removed only when there is no error.
 Everything may go on meanwhile: when something was found and the catalog changed during the look, it is
-looked at again."""
+looked at again.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -64,12 +66,30 @@ def check(context: "Context", *, repair: bool = False) -> CheckReport:
         report, findings = _look_once(context)
         if not findings or context.catalog.version() == before:
             break
-    for finding in findings:
-        problem = Problem(finding.severity, finding.kind, finding.subject, finding.message)
-        report.problems.append(problem)
-        if repair and finding.repair is not None:
-            problem.repaired = _repair(finding)
+    pairs = [(Problem(each.severity, each.kind, each.subject, each.message), each) for each in findings]
+    report.problems = [problem for problem, _ in pairs]
+    if repair:
+        _repair_all(context, pairs)
     return report
+
+
+def _repair_all(context: "Context", pairs: Sequence[tuple[Problem, Finding]]) -> None:
+    """Mend first.
+
+    Remove only when no error is left: what looks like rubbish may belong to what is broken.
+    """
+    for problem, finding in pairs:
+        if not finding.removes:
+            problem.repaired = _repair(finding)
+    if not any(finding.removes for _, finding in pairs):
+        return
+    left = {(each.kind, each.subject): each for each in _look_once(context)[1]}
+    if any(each.severity is Severity.ERROR for each in left.values()):
+        return
+    for problem, finding in pairs:
+        if finding.removes:
+            now = left.get((finding.kind, finding.subject))
+            problem.repaired = now is None or _repair(now)
 
 
 def _look_once(context: "Context") -> tuple[CheckReport, Sequence[Finding]]:
@@ -79,7 +99,8 @@ def _look_once(context: "Context") -> tuple[CheckReport, Sequence[Finding]]:
 
 
 def _repair(finding: Finding) -> bool:
-    assert finding.repair is not None
+    if finding.repair is None:
+        return False
     try:
         finding.repair()
     except FiskError as exc:

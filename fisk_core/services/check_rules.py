@@ -16,13 +16,14 @@ from sqlalchemy import select
 
 from fisk_core import locks
 from fisk_core.blockmap import BlockMap, read_log_header, seal, verify_blob
+from fisk_core.blockmap.log import read as read_log
 from fisk_core.catalog import Record, fisks, maps
 from fisk_core.catalog.maps import MapRow
 from fisk_core.catalog.schema import layers, map_layers
 from fisk_core.catalog.schema import maps as maps_table
 from fisk_core.errors import FiskError, InUse
 from fisk_core.model import State
-from fisk_core.pools.base import Kind
+from fisk_core.pools.base import Kind, Pool
 from fisk_core.services import headers, settle, sweep
 from fisk_core.services.marking import has_data
 
@@ -46,6 +47,7 @@ class Finding:
     subject: str
     message: str
     repair: Callable[[], object] | None = None
+    removes: bool = False
 
 
 @dataclass(slots=True)
@@ -88,6 +90,10 @@ def _error(kind: str, subject: str, message: str, repair: Callable[[], object] |
 
 def _warning(kind: str, subject: str, message: str, repair: Callable[[], object] | None = None) -> Finding:
     return Finding(Severity.WARNING, kind, subject, message, repair)
+
+
+def _leak(kind: str, subject: str, message: str, repair: Callable[[], object]) -> Finding:
+    return Finding(Severity.WARNING, kind, subject, message, repair, removes=True)
 
 
 # Rows
@@ -172,7 +178,7 @@ def buildings(context: "Context", view: View) -> Iterator[Finding]:
     for record in view.fisks.values():
         if record.state == State.BUILDING and not locks.is_held(context.home.lock(record.id)):
             repair = partial(sweep.sweep_buildings, context, [record.id])
-            yield _warning("dead-import", record.name, "its import died and left it unfinished", repair)
+            yield _leak("dead-import", record.name, "its import died and left it unfinished", repair)
 
 
 def unneeded(context: "Context", view: View) -> Iterator[Finding]:
@@ -180,10 +186,10 @@ def unneeded(context: "Context", view: View) -> Iterator[Finding]:
     needed = view.pointed | {row.base for row in view.maps.values() if row.base}
     for row in view.maps.values():
         if row.id not in needed:
-            yield _warning("map-leak", row.id, "is needed by nobody", partial(_drop, context, row.id))
+            yield _leak("map-leak", row.id, "is needed by nobody", partial(_drop, context, row.id))
     named = set().union(*view.names.values()) if view.names else set()
     for layer in view.layers.keys() - named:
-        yield _warning("layer-leak", layer, "is named by no map", partial(_drop_layer, context, layer))
+        yield _leak("layer-leak", layer, "is named by no map", partial(_drop_layer, context, layer))
 
 
 def _drop(context: "Context", map_id: str) -> None:
@@ -247,10 +253,11 @@ def _name_again(context: "Context", row: MapRow, listed: set[str]) -> None:
 
 
 def layer_files(context: "Context", view: View) -> Iterator[Finding]:
-    """Every layer has its file, and is frozen when its period is."""
+    """Every layer that a map names has its file, and is frozen when its period is."""
     names = {row.pool_id: row.pool for row in view.maps.values()}
+    named = set().union(*view.names.values()) if view.names else set()
     for layer, (pool_id, frozen) in view.layers.items():
-        if pool_id in names and not context.open_pool(names[pool_id]).exists(Kind.LAYER, layer):
+        if layer in named and not context.open_pool(names[pool_id]).exists(Kind.LAYER, layer):
             yield _error("layer", layer, f"is not in pool '{names[pool_id]}'")
         row = view.maps.get(layer)
         if row is not None and row.sealed and not frozen:
@@ -324,6 +331,40 @@ def published(context: "Context", view: View) -> Iterator[Finding]:
             yield _warning("header-old", record.name, "its header is older than the catalog says", repair)
 
 
+def rolled_back(context: "Context", view: View) -> Iterator[Finding]:
+    """The catalog is as new as the pool: no header and no log tells of what it does not know."""
+    latest = context.catalog.version()
+    for name in context.pool_names():
+        try:
+            yield from _from_the_future(context.open_pool(name), latest)
+        except FiskError as exc:
+            yield _error("pool", name, str(exc))
+    for row in view.maps.values():
+        if not row.opened and _has_changes(context.open_pool(row.pool), row.id):
+            yield _error("catalog-old", row.id, "was written, and the catalog does not know of it")
+
+
+def _from_the_future(pool: Pool, latest: int) -> Iterator[Finding]:
+    for name in pool.list_blobs("fisks/"):
+        try:
+            header = headers.decode(pool.get_blob(name), name)
+        except FiskError:
+            continue  # reported by another rule, if the catalog knows the Fisk
+        if header.version > latest:
+            message = "its header is newer than the catalog, which seems to be an old copy; rescan the pool"
+            yield _error("catalog-old", header.name, message)
+
+
+def _has_changes(pool: Pool, map_id: str) -> bool:
+    if not pool.exists(Kind.LOG, map_id):
+        return False
+    try:
+        with pool.open_device(Kind.LOG, map_id, writable=False) as log:
+            return read_log(log, map_id).sequence > 0
+    except FiskError:
+        return False  # it was just being made
+
+
 def leaks(context: "Context", view: View) -> Iterator[Finding]:
     """Every file has a row."""
     for name in context.pool_names():
@@ -337,7 +378,7 @@ def leaks(context: "Context", view: View) -> Iterator[Finding]:
         repair: Callable[[], Any] = partial(sweep.sweep, context, name)
         for leak in found:
             message = f"is a {leak.kind} of {leak.size} bytes that nobody names"
-            yield _warning("leak", leak.name, message, repair)
+            yield _leak("leak", leak.name, message, repair)
 
 
 RULES: tuple[Callable[["Context", View], Iterator[Finding]], ...] = (
@@ -352,5 +393,6 @@ RULES: tuple[Callable[["Context", View], Iterator[Finding]], ...] = (
     layer_files,
     layer_ends,
     published,
+    rolled_back,
     leaks,
 )

@@ -9,7 +9,7 @@ from fisk_core.pools.headers import FiskHeader, decode, encode, name_of
 __all__ = ["FiskHeader", "decode", "encode", "header_of", "name_of"]
 
 
-def header_of(record: Record, labels: Mapping[str, str]) -> FiskHeader:
+def header_of(record: Record, labels: Mapping[str, str], version: int) -> FiskHeader:
     return FiskHeader(
         id=record.id,
         name=record.name,
@@ -26,4 +26,5 @@ def header_of(record: Record, labels: Mapping[str, str]) -> FiskHeader:
         base_id=record.base_id,
         base_size=record.base_size,
         revision=record.revision,
+        version=version,
     )

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fisk_core.blockmap import BlockMap, verify_blob
+from fisk_core.blockmap import BlockMap, owned_blocks, verify_blob
 from fisk_core.catalog import Record, fisks
-from fisk_core.errors import FiskError
+from fisk_core.errors import Cancelled, FiskError
 from fisk_core.model import State
 from fisk_core.pools.base import Device, Kind, Pool
 from fisk_core.services import sums
@@ -62,6 +62,8 @@ def scrub(context: "Context", refs: Sequence[str] = (), *, progress: Progress | 
         for pool, layer, sources in work:
             try:
                 _scrub_layer(pool, layer, sources, report, meter)
+            except Cancelled:
+                raise
             except FiskError as exc:
                 report.blame("layer", layer, str(exc))
     return report
@@ -89,10 +91,11 @@ def _open_maps(
         try:
             _verify(context, record, report)
             block_map = context.load_map(record)
+            stack.callback(block_map.close)
+            owned_blocks(block_map)  # every segment, of the maps below it too
         except FiskError as exc:
             report.blame("map", record.name, str(exc))
             continue
-        stack.callback(block_map.close)
         key = (record.pool, record.block_size, record.page_size)
         groups.setdefault(key, []).append(block_map)
     return [(context.open_pool(pool), sources) for (pool, _, _), sources in groups.items()]

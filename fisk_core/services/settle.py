@@ -9,7 +9,8 @@ For each sealed map without a blob, oldest first:
 
 A crash between 1 and 2 leaves a blob that says the same as base and log; it is written again.  A crash
 between 2 and 3 leaves files without a row, which are swept.  Several processes may do it at once: step 2
-looks again, and if the map was deleted meanwhile the blob is removed."""
+looks again, and if the map was deleted meanwhile the blob is removed.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from sqlalchemy import Connection
 from fisk_core import locks
 from fisk_core.blockmap import consolidate
 from fisk_core.catalog import Record, fisks, maps
+from fisk_core.catalog.database import version
 from fisk_core.catalog.maps import Garbage, MapRow
 from fisk_core.errors import FiskError, NotFound
 from fisk_core.pools.base import Kind
@@ -101,6 +103,6 @@ def publish(context: "Context", stale: Sequence[Record]) -> None:
 
 def _write_header(context: "Context", record: Record) -> None:
     with context.catalog.read() as conn:
-        labels = fisks.attributes_of(conn, record.id)
-    data = headers.encode(headers.header_of(record, labels))
+        header = headers.header_of(record, fisks.attributes_of(conn, record.id), version(conn))
+    data = headers.encode(header)
     context.open_pool(record.pool).put_blob(headers.name_of(record.id), [data], durable=True)

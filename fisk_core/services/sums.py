@@ -3,7 +3,8 @@
 
 ``sums/<layer>``, little-endian: HEADER, then for each run of blocks RUN and one CRC-32 (u32) a block, and
 at the end the CRC-32 of everything before.  Only blocks the layer's own map pointed to when it was frozen
-are in it."""
+are in it.
+"""
 
 import zlib
 from array import array

@@ -3,7 +3,8 @@
 
 The sweeper must not take a file that is about to be named.  Whoever makes files before the transaction that
 names them holds ``run/making.lock`` shared; the sweeper holds it exclusively while it lists files and reads
-the catalog.  Files with a row are never touched, whatever they hold."""
+the catalog.  Files with a row are never touched, whatever they hold.
+"""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,10 +44,10 @@ class Leak:
 def remove(context: "Context", garbage: Garbage) -> None:
     """Remove the files of what is no longer in the catalog; what cannot be removed is left to be swept."""
     for names, remove_one in (
+        (garbage.fisks, _remove_header),
         (garbage.layers, _remove_layer),
         (garbage.logs, _remove_log),
         (garbage.maps, _remove_map),
-        (garbage.fisks, _remove_header),
     ):
         for pool, name in names:
             try:
