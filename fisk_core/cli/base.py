@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all commands share, in ``fisk`` and in ``openstack fisk`` alike.
+
+A command ends with a status: an error of ``fisk_core.errors`` becomes one line on standard error and its
+``exit_status``, in both programs; ``--debug`` shows the traceback too.
+"""
+
+import argparse
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cliff.command import Command
+from cliff.display import DisplayCommandBase
+from cliff.lister import Lister
+from cliff.show import ShowOne
+
+from fisk_core.errors import FiskError, InvalidValue, from_oserror
+
+if TYPE_CHECKING:
+    from fisk_core.engine import Engine
+
+
+class FiskCommand(Command):
+    """A command on the Fisks of one home directory."""
+
+    auth_required = False
+    """for the OpenStack client: nothing here asks Keystone"""
+    status = 0
+    """what a command that ran to its end exits with"""
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        try:
+            return super().run(parsed_args) or self.status
+        except BrokenPipeError:
+            raise
+        except FiskError as exc:
+            return self._fail(exc)
+        except OSError as exc:
+            return self._fail(from_oserror(exc, str(exc.filename or self.cmd_name)))
+
+    def _fail(self, error: FiskError) -> int:
+        if self.app.options.debug:
+            traceback.print_exc(file=self.app.stderr)
+        self.app.stderr.write(f"fisk: {error}\n")
+        return error.exit_status
+
+    def get_epilog(self) -> str:
+        # cliff's own reads the file lists of all installed distributions to name the one we are from.
+        return self._epilog or ""
+
+    def engine(self) -> "Engine":
+        """Open the engine; a context manager."""
+        from fisk_core.engine import Engine
+
+        home = self.app.options.fisk_home
+        return Engine.open(Path(home) if home else None)
+
+    def say(self, text: str) -> None:
+        """Tell people something that no program reads; ``--quiet`` keeps it back."""
+        if self.app.options.verbose_level:
+            self.app.stderr.write(f"{text}\n")
+
+
+class _Displaying(FiskCommand, DisplayCommandBase[Any]):
+    def _generate_columns_and_selector(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str]
+    ) -> tuple[list[str], list[bool] | None]:
+        try:
+            return super()._generate_columns_and_selector(parsed_args, column_names)
+        except ValueError as exc:
+            wanted, known = ", ".join(parsed_args.columns), ", ".join(column_names)
+            raise InvalidValue(f"there is no column '{wanted}'; there are {known}") from exc
+
+
+class FiskLister(_Displaying, Lister):
+    """A command that prints rows."""
+
+
+class FiskShow(_Displaying, ShowOne):
+    """A command that prints the fields of one thing."""
+
+    def fields(self, values: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        return tuple(values), tuple(values.values())

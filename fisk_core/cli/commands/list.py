@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fisk list``."""
+
+import argparse
+from typing import Any
+
+from fisk_core.cli import arguments
+from fisk_core.cli.base import FiskLister
+from fisk_core.cli.columns import HEADINGS, Text, Time, labels, row
+
+
+class List(FiskLister):
+    """List Fisks by name"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("pattern", metavar="PATTERN", nargs="?", help="Only names like this: 'web-*'.")
+        parser.add_argument("--role", metavar="ROLE", help="Only these: image, volume, snapshot …")
+        parser.add_argument("--state", choices=("live", "frozen"), help="Only these.")
+        parser.add_argument("--pool", metavar="POOL", help="Only those stored there.")
+        arguments.add_attributes(parser, "Only those with this label")
+        parser.add_argument("--long", action="store_true", help="Also show parent, age and attributes.")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        wanted = arguments.attributes(parsed_args.attribute)
+        with self.engine() as engine:
+            found = engine.list(
+                role=parsed_args.role,
+                state=parsed_args.state,
+                pool=parsed_args.pool,
+                attributes=wanted or None,
+                name=parsed_args.pattern,
+            )
+        found.sort(key=lambda fisk: fisk.name)
+        if not parsed_args.long:
+            return HEADINGS, [row(fisk) for fisk in found]
+        rows = [
+            (*row(fisk), Text(fisk.parent_id), Time(fisk.created_at.isoformat()), labels(fisk.attributes))
+            for fisk in found
+        ]
+        return (*HEADINGS, "Parent ID", "Created At", "Attributes"), rows

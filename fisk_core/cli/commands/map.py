@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fisk map``."""
+
+import argparse
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from fisk_core.cli.base import FiskCommand
+from fisk_core.errors import InvalidValue
+from fisk_core.units import format_size
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from fisk_core.cli.picture import LayerShare, Picture
+    from fisk_core.model import Fisk
+
+_COLOURS = ("green", "cyan", "yellow", "magenta", "blue", "red")
+_AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+class Map(FiskCommand):
+    """Draw which layer owns what
+
+    One cell for each slice of the address space, in the letter of the layer that owns most of it: upper
+    case if at least half, else lower case; "." is a hole.  Below, each layer with the bytes it owns here
+    and the Fisks whose own period it was.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("name", metavar="NAME", help="Name or id.")
+        parser.add_argument("--width", metavar="N", type=int, help="Columns to use; default the terminal's.")
+        parser.add_argument(
+            "--rows", metavar="N", type=int, default=16, help="Rows of cells at most; default 16."
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        from rich.console import Console
+
+        from fisk_core.cli.picture import draw, shape
+
+        width = parsed_args.width or shutil.get_terminal_size().columns
+        if width < 1 or parsed_args.rows < 1:
+            raise InvalidValue("a picture needs at least one row and one column")
+        in_row, most_cells = shape(width, parsed_args.rows)
+        with self.engine() as engine:
+            record = engine.find(parsed_args.name)
+            with closing(engine.load_map(record)) as block_map:
+                picture = draw(block_map, most_cells)
+            fisks = engine.list(pool=record.pool)
+        # A console of no particular width: lines are as long as we make them.
+        console = Console(file=self.app.stdout, width=max(width, 1000), highlight=False)
+        console.print(
+            f"{record.name}: {format_size(record.size)}, one cell is {format_size(picture.cell_size)}"
+        )
+        for line in (*_picture_lines(picture, in_row), *_legend(picture.layers, fisks)):
+            console.print(line, soft_wrap=True)
+
+
+def _style(letter: str) -> str:
+    number = ord(letter.upper()) - ord("A")
+    if not 0 <= number < 26:
+        return "dim"
+    return _COLOURS[number % len(_COLOURS)] + (" dim" if letter.islower() else "")
+
+
+def _picture_lines(picture: "Picture", in_row: int) -> "Iterator[Text]":
+    from rich.text import Text
+
+    from fisk_core.cli.picture import rows
+
+    for offset, cells in rows(picture, in_row):
+        line = Text(offset)
+        for letter in cells:
+            line.append(letter, _style(letter))
+        yield line
+
+
+def _legend(layers: "Sequence[LayerShare]", fisks: "Sequence[Fisk]") -> "Iterator[Text]":
+    from rich.text import Text
+
+    for layer in layers:
+        line = Text("  ")
+        line.append(layer.letter, _style(layer.letter))
+        yield line.append(f"  {layer.layer_id[:8]}  {format_size(layer.size):>10}  {_owners(layer, fisks)}")
+
+
+def _owners(layer: "LayerShare", fisks: "Sequence[Fisk]") -> str:
+    """Say whose period a layer is; the Fisk of an older one may be gone."""
+    found = [fisk for fisk in fisks if fisk.map_id == layer.layer_id]
+    return ", ".join(f"{fisk.name} ({fisk.state.value}, {age(fisk.created_at)})" for fisk in found) or "-"
+
+
+def age(moment: datetime) -> str:
+    """Give how long ago something was, in its largest unit: ``3 h``."""
+    seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
+    return next((f"{int(seconds // unit)} {name}" for unit, name in _AGES if seconds >= unit), "just now")

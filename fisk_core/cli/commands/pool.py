@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fisk pool …``."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from fisk_core.cli import arguments
+from fisk_core.cli.base import FiskLister, FiskShow
+from fisk_core.cli.columns import Size, labels
+
+if TYPE_CHECKING:
+    from fisk_core.engine import PoolInfo
+
+
+def _details(pool: "PoolInfo") -> dict[str, Any]:
+    return {
+        "name": pool.name,
+        "id": pool.id,
+        "driver": pool.driver,
+        "options": labels(pool.options),
+        "total": Size(pool.total),
+        "free": Size(pool.free),
+    }
+
+
+class Create(FiskShow):
+    """Make a pool: a place where blocks are kept"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("name", metavar="NAME")
+        parser.add_argument("--driver", metavar="DRIVER", default="file", help="Default file.")
+        _add_options(parser)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        options = _options(parsed_args)
+        with self.engine() as engine:
+            return self.fields(_details(engine.create_pool(parsed_args.name, parsed_args.driver, options)))
+
+
+class List(FiskLister):
+    """List pools"""
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        with self.engine() as engine:
+            found = engine.pools()
+        rows = [(each.name, each.id, each.driver, Size(each.total), Size(each.free)) for each in found]
+        return ("Name", "ID", "Driver", "Total", "Free"), sorted(rows, key=lambda row: row[0])
+
+
+class Show(FiskShow):
+    """Show a pool"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("name", metavar="NAME")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        with self.engine() as engine:
+            return self.fields(_details(engine.pool(parsed_args.name)))
+
+
+class Rescan(FiskShow):
+    """Take what a pool holds over into the catalog: after the catalog was lost, or on another host"""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("name", metavar="NAME")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        with self.engine() as engine:
+            report = engine.rescan(parsed_args.name)
+        return self.fields(vars(report))
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--path", metavar="DIRECTORY", help="Of a file pool; default in the home directory.")
+    parser.add_argument(
+        "--option", metavar="KEY=VALUE", action="append", default=[], help="For the driver; may be repeated."
+    )
+
+
+def _options(parsed_args: argparse.Namespace) -> dict[str, str]:
+    options = arguments.attributes(parsed_args.option)
+    if parsed_args.path:
+        options["path"] = parsed_args.path
+    return options

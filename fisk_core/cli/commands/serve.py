@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fisk serve``."""
+
+import argparse
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from fisk_core.cli.base import FiskCommand
+from fisk_core.errors import InvalidValue, NotFound
+
+if TYPE_CHECKING:
+    from fisk_core.dataplane.server import ServeOptions
+    from fisk_core.dataplane.tls import TlsOptions
+    from fisk_core.engine import Engine
+    from fisk_core.model import Fisk
+
+
+class Serve(FiskCommand):
+    """Serve a Fisk over NBD until stopped; prints the URI when ready
+
+    A frozen Fisk is served read-only.  While it is served a Fisk can be snapshotted, cloned, reverted and
+    resized.  Ctrl-C or SIGTERM make everything durable and end it.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("name", metavar="NAME", help="Name or id.")
+        parser.add_argument(
+            "--socket",
+            metavar="PATH",
+            help="Unix socket; default one in the home directory unless --listen is given.",
+        )
+        parser.add_argument("--listen", metavar="HOST:PORT", help="Also over TCP; port 0 takes a free one.")
+        parser.add_argument("--read-only", action="store_true", help="Serve a live Fisk read-only.")
+        parser.add_argument(
+            "--export-name", metavar="NAME", help="What clients ask for; default the Fisk's name."
+        )
+        tls = parser.add_mutually_exclusive_group()
+        tls.add_argument(
+            "--tls-dir",
+            metavar="DIRECTORY",
+            help="Require TLS, with server-cert.pem and server-key.pem there.",
+        )
+        tls.add_argument("--tls-psk", metavar="FILE", help="Require TLS, with the pre-shared keys in FILE.")
+        parser.add_argument(
+            "--tls-verify",
+            action="store_true",
+            help="Ask clients for certificates of ca-cert.pem in --tls-dir.",
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        from fisk_core.dataplane.launch import exec_worker
+
+        with closing(self.engine()) as engine:
+            fisk = engine.get(parsed_args.name)
+            read_only = fisk.frozen or parsed_args.read_only
+            options = _options(engine, fisk, parsed_args, read_only)
+            lock = engine.acquire(fisk.id, not read_only)
+            spec = engine.disk_spec(fisk.id, read_only)
+        exec_worker(spec, options, lock.fd)
+
+
+def _options(
+    engine: "Engine", fisk: "Fisk", parsed_args: argparse.Namespace, read_only: bool
+) -> "ServeOptions":
+    from fisk_core.dataplane.server import ServeOptions
+
+    socket = parsed_args.socket
+    if socket is None and parsed_args.listen is None:
+        socket = str(engine.home.socket(fisk.id))
+    return ServeOptions(
+        unix=socket,
+        listen=address(parsed_args.listen) if parsed_args.listen else None,
+        control=None if read_only and _is_controlled(engine, fisk) else str(engine.home.control(fisk.id)),
+        export=parsed_args.export_name,
+        tls=_tls(parsed_args),
+        announce=True,
+    )
+
+
+def _is_controlled(engine: "Engine", fisk: "Fisk") -> bool:
+    """Whether another worker has the control socket: of several readers the first does."""
+    from fisk_core.dataplane import control
+
+    try:
+        control.call(engine.home.control(fisk.id), {"op": "status"})
+    except NotFound:
+        return False
+    return True
+
+
+def _tls(parsed_args: argparse.Namespace) -> "TlsOptions | None":
+    from fisk_core.dataplane.tls import TlsOptions, server_context
+
+    if not parsed_args.tls_dir and not parsed_args.tls_psk:
+        if parsed_args.tls_verify:
+            raise InvalidValue("--tls-verify needs --tls-dir")
+        return None
+    options = TlsOptions(parsed_args.tls_dir, parsed_args.tls_psk, parsed_args.tls_verify)
+    server_context(options)  # complains now, not in the worker
+    return options
+
+
+def address(text: str) -> tuple[str, int]:
+    """Read ``HOST:PORT``, ``[IPv6]:PORT`` or ``:PORT``; raises InvalidValue."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 0xFFFF:
+        raise InvalidValue(f"'{text}' is not an address; write HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fisk tree``."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from fisk_core.cli.base import FiskCommand
+from fisk_core.units import format_size
+
+if TYPE_CHECKING:
+    from fisk_core.engine import TreeNode
+
+_BOXES = ("├── ", "└── ", "│   ", "    ")
+_PLAIN = ("|-- ", "`-- ", "|   ", "    ")
+
+
+class Tree(FiskCommand):
+    """Draw what was made from what
+
+    Lineage is for people: nothing depends on it, and whose parent was deleted stands at the left.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("name", metavar="NAME", nargs="?", help="Only the tree below this Fisk.")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        with self.engine() as engine:
+            roots = engine.tree(parsed_args.name)
+        boxes = _BOXES if _can_draw(self.app.stdout.encoding) else _PLAIN
+        for line in table(list(branches(roots, boxes))):
+            self.app.stdout.write(f"{line}\n")
+
+
+def _can_draw(encoding: str | None) -> bool:
+    try:
+        "".join(_BOXES).encode(encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def branches(roots: "Sequence[TreeNode]", boxes: Sequence[str] = _BOXES) -> Iterator[tuple[str, ...]]:
+    """Give (name with its branches, role, state, size) for every node, depth first.
+
+    Works without recursion: a lineage may be thousands deep.
+    """
+    fork, last, through, gap = boxes
+    todo = [(node, "", "") for node in reversed(roots)]
+    while todo:
+        node, own, below = todo.pop()
+        fisk = node.fisk
+        yield own + fisk.name, fisk.role, fisk.state.value, format_size(fisk.size)
+        children = node.children
+        for number, child in enumerate(reversed(children)):
+            is_last = number == 0
+            todo.append((child, below + (last if is_last else fork), below + (gap if is_last else through)))
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Give one aligned line for each row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()

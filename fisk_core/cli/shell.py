@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program ``fisk``: global options, and what goes to the terminal when something ends early.
+
+Nobody ever sees a traceback without asking for it (``--debug``).  Exit statuses: 0, those of
+``fisk_core.errors``, 2 for wrong usage, and as shells do 128 + the signal that ended it.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from cliff.app import App
+from cliff.commandmanager import CommandManager
+
+from fisk_core import __version__
+from fisk_core.errors import from_oserror
+
+_LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+_TALKATIVE = ("alembic", "sqlalchemy", "stevedore", "cliff", "markdown_it")
+
+
+class FiskApp(App):
+    """Disk, volume, snapshot and image as one resource"""
+
+    NAME = "fisk"
+    LOG = logging.getLogger("fisk")
+
+    def __init__(self) -> None:
+        super().__init__(
+            description=self.__doc__,
+            version=__version__,
+            command_manager=CommandManager("fisk.cli"),
+            deferred_help=True,
+        )
+
+    def build_option_parser(
+        self, description: str | None, version: str | None, argparse_kwargs: dict[str, Any] | None = None
+    ) -> argparse.ArgumentParser:
+        # Abbreviations of options here would swallow options of the commands.
+        parser = super().build_option_parser(
+            description, version, {"prog": self.NAME, "allow_abbrev": False, **(argparse_kwargs or {})}
+        )
+        parser.add_argument(
+            "--home",
+            dest="fisk_home",
+            metavar="DIRECTORY",
+            help="Where catalog and default pool are; default $FISK_HOME, else ~/.local/share/fisk.",
+        )
+        return parser
+
+    def configure_logging(self) -> None:
+        """Warnings to standard error; ``-v`` shows what is done, ``-vv`` everything."""
+        level = _LEVELS[min(self.options.verbose_level, 3)]
+        handler: logging.Handler = logging.StreamHandler(self.stderr)
+        handler.setFormatter(_LineFormatter())
+        root = logging.getLogger()
+        root.addHandler(handler)
+        if self.options.log_file:
+            handler = logging.FileHandler(self.options.log_file)
+            handler.setFormatter(logging.Formatter(self.LOG_FILE_MESSAGE_FORMAT))
+            root.addHandler(handler)
+        root.setLevel(level)
+        if level > logging.DEBUG:
+            for name in _TALKATIVE:
+                logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+    def interact(self) -> None:
+        """There is no prompt of our own: the shell is one."""
+        self.parser.error("which command? 'fisk --help' lists them")
+
+
+class _LineFormatter(logging.Formatter):
+    """One line for each message, under our name."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.msg, Exception) and not record.exc_info:
+            # cliff logs like this what a command did not expect: the text alone would explain nothing.
+            return f"fisk: unexpected {type(record.msg).__name__}: {record.msg} (--debug shows where)"
+        return f"fisk: {super().format(record)}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; gives the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        try:
+            return FiskApp().run(arguments or ["help"])
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_output()
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except OSError as exc:
+        error = from_oserror(exc, "write the output")
+        _forget_output()
+        sys.stderr.write(f"fisk: {error}\n")
+        return error.exit_status
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End by unwinding, so that what a command began is undone."""
+    raise SystemExit(128 + number)
+
+
+def _forget_output() -> None:
+    """Keep the interpreter from flushing once more, and complaining, at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
