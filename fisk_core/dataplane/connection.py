@@ -7,6 +7,7 @@ take are kept up to HIGH_WATER, past which no further request of this connection
 
 import os
 import socket
+import weakref
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -68,17 +69,14 @@ class Connection:
         self._wanted_end = 0
         self._steps = self._negotiation().run()
         server.loop.add(self.fd, IN, self.on_event)
-        server.loop.later(HANDSHAKE_SECONDS, self._give_up)
+        this = weakref.ref(self)  # a timer must not keep a connection that ended
+        server.loop.later(HANDSHAKE_SECONDS, lambda: _give_up(this()))
         self._wanted = next(self._steps)
 
     # Negotiation
 
     def _negotiation(self) -> Negotiation:
         return Negotiation(self.server.export, self.send, self._start_tls if self.server.tls else None)
-
-    def _give_up(self) -> None:
-        if self.agreed is None:
-            self.close()
 
     def _start_tls(self) -> None:
         """Continue under TLS; whatever else was received before was not protected and is refused."""
@@ -284,4 +282,10 @@ class Connection:
         self.server.loop.remove(self.fd)
         self.sock.close()
         self.outbox.clear()
+        self._steps.close()  # it refers to this connection, and nothing here collects cycles
         self.server.forget(self)
+
+
+def _give_up(conn: Connection | None) -> None:
+    if conn is not None and conn.agreed is None:
+        conn.close()
