@@ -21,6 +21,7 @@ class FastPath:
         self.disk, self.map = disk, disk.map
         self.segments, self.fds, self.dirty = disk.map.segments, disk.fds, disk.map.dirty
         self.size, self.block_size = disk.size, disk.block_size
+        self.end = disk.size if disk.period else 0  # of what may be written
         self.block_shift = disk.block_size.bit_length() - 1
         self.page_shift = disk.map.page_size.bit_length() - 1
         self.segment_shift = self.page_shift + SEGMENT_PAGES.bit_length() - 1
@@ -35,7 +36,7 @@ class FastPath:
 
         Raises BlockingIOError when nothing is cached; the kernel has begun to read it then.
         """
-        segment = self.segments[offset >> self.segment_shift]
+        segment = self.segments[offset >> self.segment_shift] if offset < self.size else None
         if segment is None or offset + length > self.size:
             return False
         page = segment[offset >> self.page_shift & _SLOT_MASK]
@@ -53,12 +54,12 @@ class FastPath:
 
     def write(self, view: memoryview, offset: int, length: int) -> bool:
         """Write whole blocks within one page; False when that is not what is asked."""
-        segment = self.segments[offset >> self.segment_shift] if offset < self.size else None
+        segment = self.segments[offset >> self.segment_shift] if offset < self.end else None
         start = offset & self.page_mask
         if segment is None or (offset | length) & self.block_mask or start + length > self.page_mask + 1:
             return False
         disk = self.disk
-        if offset + length > self.size or disk.discarding or disk.failed or not 0 < length <= WRITE_PIECE:
+        if offset + length > self.end or disk.discarding or disk.failed or not 0 < length <= WRITE_PIECE:
             return False
         number = offset >> self.page_shift
         slot = number & _SLOT_MASK

@@ -158,7 +158,7 @@ class Transmission:
                 self.server.cold.add(Request(conn, flags, kind, cookie, offset, length))
                 position = body
                 continue
-            except OSError:
+            except (OSError, errors.FiskError):
                 pass  # the general path tells what it was
             if used:
                 conn.send(answers[:used])
