@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fisk_core.dataplane.loop import IN, OUT
+from fisk_core.dataplane.loop import HUP, IN, OUT
 from fisk_core.dataplane.negotiation import Agreement, Negotiation
 from fisk_core.dataplane.tls import TlsSocket
 from fisk_core.errors import ProtocolError
@@ -63,6 +63,8 @@ class Connection:
         self.stream_end = 0
         """where the last read ended: the next one there continues a stream"""
         self.closed = False
+        self.leaving = False
+        """the client said good-bye: nothing more is received"""
         self.plain = True
         self._paused = False
         self._events = IN
@@ -105,6 +107,9 @@ class Connection:
 
     def on_event(self, events: int) -> None:
         """Handle what epoll reports; a broken connection is closed, never raised."""
+        if events & HUP and self._paused:
+            self.close()  # nobody is there for replies, and epoll would tell so without end
+            return
         try:
             if events & OUT:
                 self._drain()
@@ -245,6 +250,7 @@ class Connection:
         """The client must take replies, or the disk answer, before more requests are looked at."""
         return (
             self.server.paused
+            or self.leaving
             or self.queued > HIGH_WATER
             or self.pending >= MAX_PENDING
             or self.held > MAX_HELD
@@ -253,6 +259,9 @@ class Connection:
     def watch(self) -> None:
         """Tell the loop what this connection waits for."""
         if self.closed:
+            return
+        if self.leaving and not self.pending and not self.outbox:
+            self.close()
             return
         self._paused = self.full
         events = (0 if self._paused else IN) | (OUT if self.outbox else 0)
@@ -274,6 +283,13 @@ class Connection:
         if self._paused and not self.closed and not self.full:
             self.watch()
             self.server.resume(self)
+        elif self.leaving:
+            self.watch()
+
+    def finish(self) -> None:
+        """Close as soon as everything asked for is answered, and the answers are sent."""
+        self.leaving = True
+        self.watch()
 
     def close(self) -> None:
         if self.closed:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
-IN, OUT = select.EPOLLIN, select.EPOLLOUT
+IN, OUT, HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP
 
 Done = Callable[[Any, Exception | None], None]
 

@@ -174,7 +174,7 @@ class Transmission:
         """Handle one request outside the fast path; gives where it ends in the inbox."""
         request = Request(conn, *fields)
         if request.kind == nbd.CMD_DISC:
-            conn.close()
+            conn.finish()
             return body
         if request.kind == CMD_WRITE:
             if request.length > MAX_REQUEST:
