@@ -6,10 +6,12 @@ A command ends with a status: an error of ``fisk_core.errors`` becomes one line 
 """
 
 import argparse
+import os
+import signal
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cliff.command import Command
 from cliff.display import DisplayCommandBase
@@ -30,15 +32,27 @@ class FiskCommand(Command):
     status = 0
     """what a command that ran to its end exits with"""
 
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        self._parser = super().get_parser(prog_name)
+        return self._parser
+
+    def misuse(self, message: str) -> NoReturn:
+        """End with status 2: the words make no sense together, whatever Fisks there are."""
+        self._parser.error(message)
+
     def run(self, parsed_args: argparse.Namespace) -> int:
         try:
-            return super().run(parsed_args) or self.status
-        except BrokenPipeError:
-            raise
+            status = super().run(parsed_args) or self.status
+            self.app.stdout.flush()
+            return status
         except FiskError as exc:
-            return self._fail(exc)
+            return self._fail(exc) if not isinstance(exc.__cause__, BrokenPipeError) else unread()
+        except BrokenPipeError:
+            return unread()
         except OSError as exc:
-            return self._fail(from_oserror(exc, str(exc.filename or self.cmd_name)))
+            if exc.filename is None:
+                forget_output()
+            return self._fail(from_oserror(exc, str(exc.filename or "write the output")))
 
     def _fail(self, error: FiskError) -> int:
         if self.app.options.debug:
@@ -61,6 +75,19 @@ class FiskCommand(Command):
         """Tell people something that no program reads; ``--quiet`` keeps it back."""
         if self.app.options.verbose_level:
             self.app.stderr.write(f"{text}\n")
+
+
+def unread() -> int:
+    """Nobody reads our output any more: end without a word; gives the status."""
+    forget_output()
+    return 128 + signal.SIGPIPE
+
+
+def forget_output() -> None:
+    """Keep the interpreter from flushing once more, and complaining, at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
 
 
 class _Displaying(FiskCommand, DisplayCommandBase[Any]):

@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 from cliff.app import App
 from cliff.commandmanager import CommandManager
 
 from fisk_core import __version__
+from fisk_core.cli.base import forget_output, unread
 from fisk_core.errors import from_oserror
 
 _LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
@@ -68,6 +69,16 @@ class FiskApp(App):
             for name in _TALKATIVE:
                 logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
+    def run_subcommand(self, argv: list[str]) -> int:
+        try:
+            self.command_manager.find_command(argv)
+        except ValueError:
+            nearest = " or ".join(f"'{name}'" for name in self.get_fuzzy_matches(argv[0])[:3])
+            guess = f"; did you mean {nearest}?" if nearest else ""
+            self.stderr.write(f"fisk: '{' '.join(argv)}' is not a command{guess} 'fisk help' lists them\n")
+            return 2
+        return super().run_subcommand(argv)
+
     def interact(self) -> None:
         """There is no prompt of our own: the shell is one."""
         self.parser.error("which command? 'fisk --help' lists them")
@@ -86,21 +97,22 @@ class _LineFormatter(logging.Formatter):
 def main(argv: list[str] | None = None) -> int:
     """Run one command; gives the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
-    signal.signal(signal.SIGTERM, _terminate)
+    _open_closed_streams()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _terminate)
     try:
         try:
             return FiskApp().run(arguments or ["help"])
         finally:
-            if sys.stdout:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except BrokenPipeError:
-        _forget_output()
-        return 128 + signal.SIGPIPE
+        return unread()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as exc:
         error = from_oserror(exc, "write the output")
-        _forget_output()
+        forget_output()
         sys.stderr.write(f"fisk: {error}\n")
         return error.exit_status
 
@@ -110,11 +122,16 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _forget_output() -> None:
-    """Keep the interpreter from flushing once more, and complaining, at its end."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)
+def _open_closed_streams() -> None:
+    """Let no file of ours take the number of a standard stream we were started without."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        stream: TextIO | None = getattr(sys, name)
+        if stream is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number)
+            if null != number:
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 if __name__ == "__main__":
