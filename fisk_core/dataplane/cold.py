@@ -8,26 +8,36 @@ still missing after PATIENCE, and what a file system cannot be asked this way, g
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from fisk_core import errors
 from fisk_core.dataplane.connection import MAX_HELD, Connection
 from fisk_core.dataplane.disk import read_extent
 from fisk_core.dataplane.layers import HOLE
-from fisk_core.dataplane.transmission import SMALL, Request
+from fisk_core.dataplane.protocol import CMD_READ
+from fisk_core.dataplane.transmission import Request, SmallRead
 
 if TYPE_CHECKING:
     from fisk_core.dataplane.server import Server
 
-PATIENCE = 0.0005
+PATIENCE = 0.003
 """seconds a read is tried again before a thread waits for it"""
 THREADS = 8
-_BATCH = 64
+MIN_WINDOW, MAX_WINDOW = 128 << 10, 4 << 20
+"""bytes read ahead of a stream"""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Small reads of one connection that were tried at one moment."""
+
+    conn: Connection
+    reads: list[SmallRead]
+    since: float
 
 
 class ColdReads:
@@ -35,72 +45,102 @@ class ColdReads:
 
     def __init__(self, server: "Server") -> None:
         self._server = server
-        self._waiting: deque[Request] = deque()
+        self._small: list[Batch] = []
+        self._large: list[Request] = []
         server.loop.rounds.append(self.retry)
 
+    def add_small(self, conn: Connection, reads: list[SmallRead]) -> None:
+        """Take small reads that were tried once; they will be answered."""
+        conn.began(len(reads))
+        self._small.append(Batch(conn, reads, time.monotonic()))
+        block = self._server.disk.block_size
+        for _, offset, length in reads:
+            if length > block or offset == conn.expected:
+                self._have_read(conn, offset, length)
+        _, offset, length = reads[-1]
+        if not conn.window:
+            conn.expected = offset + length
+
     def add(self, request: Request) -> None:
-        """Take a read that was tried once; it will be answered."""
+        """Take a large read that was tried once; it will be answered."""
         request.conn.began()
         request.since = time.monotonic()
-        if request.length > self._server.disk.block_size:
-            try:
-                self._advise(request)
-            except errors.FiskError as exc:
-                request.conn.ended()
-                self._server.transmission.fail(request, exc)
-                return
-        self._waiting.append(request)
+        self._have_read(request.conn, request.offset, request.length)
+        self._large.append(request)
 
-    def _advise(self, request: Request) -> None:
-        """Have the whole range read, not only the part the first try came upon."""
-        for fd, offset, length in self._server.disk.plan(request.offset, request.length):
-            if fd != HOLE:
-                os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+    def _have_read(self, conn: Connection, offset: int, length: int) -> None:
+        """Have the whole range read, not only the part a first try came upon, and more of a stream.
+
+        A stream is told by its misses alone: the next one comes where the last window ended.
+        """
+        if offset == conn.expected:
+            conn.window = min(MAX_WINDOW, max(MIN_WINDOW, 2 * conn.window))
+        elif conn.window and conn.expected - conn.window <= offset < conn.expected:
+            return  # it is on its way already
+        else:
+            conn.window = 0
+        length = min(max(length, conn.window), self._server.disk.size - offset)
+        conn.expected = offset + length
+        with suppress(errors.FiskError, OSError):  # only advice: the read itself will tell
+            for fd, start, count in self._server.disk.plan(offset, length):
+                if fd != HOLE:
+                    os.posix_fadvise(fd, start, count, os.POSIX_FADV_WILLNEED)
 
     def retry(self) -> bool:
         """Answer what is cached by now; True while reads are worth another round at once."""
-        if not self._waiting:
+        if not self._small and not self._large:
             return False
-        batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-        rest: list[Request] = []
-        for conn, requests in groupby(batch, attrgetter("conn")):
-            ours = list(requests)
-            if conn.closed:
-                missing: list[Request] = []
-            else:
-                missing = self._server.guard(conn, partial(self._answer, ours)) or []
-            rest += missing
-            for _ in range(len(ours) - len(missing)):
-                conn.ended()
         deadline = time.monotonic() - PATIENCE
-        late = [request for request in rest if request.since < deadline]
-        self._waiting.extendleft(reversed([request for request in rest if request.since >= deadline]))
-        for request in late:
-            self._fetch(request)
-        if len(rest) == len(batch):
+        progress = self._retry_small(deadline)
+        progress = self._retry_large(deadline) or progress
+        if not progress:
             os.sched_yield()
-        return bool(self._waiting)
+        return bool(self._small or self._large)
 
-    def _answer(self, requests: list[Request]) -> list[Request]:
-        """Answer reads of one connection; gives those that still are not cached."""
-        transmission = self._server.transmission
-        missing = transmission.answer_small(request for request in requests if request.length <= SMALL)
+    def _retry_small(self, deadline: float) -> bool:
+        batches, self._small, progress = self._small, [], False
+        for batch in batches:
+            conn, before = batch.conn, len(batch.reads)
+            answer = partial(self._server.transmission.answer_reads, conn, batch.reads)
+            batch.reads = [] if conn.closed else self._server.guard(conn, answer) or []
+            progress = progress or len(batch.reads) < before
+            if batch.reads and batch.since < deadline:
+                for cookie, offset, length in batch.reads:
+                    self._fetch(Request(conn, 0, CMD_READ, cookie, offset, length))
+                batch.reads = []
+            elif batch.reads:
+                self._small.append(batch)
+            conn.ended(before - len(batch.reads))
+        return progress
+
+    def _retry_large(self, deadline: float) -> bool:
+        requests, self._large = self._large, []
         for request in requests:
-            if request.length > SMALL:
-                try:
-                    transmission.read_now(request, os.RWF_NOWAIT)
-                except BlockingIOError:
-                    missing.append(request)
-                except errors.FiskError as exc:
-                    transmission.fail(request, exc)
-        return missing
+            answered = request.conn.closed or self._server.guard(request.conn, partial(self._answer, request))
+            if answered is False and request.since >= deadline:
+                self._large.append(request)
+                continue
+            if answered is False:
+                self._fetch(request)
+            request.conn.ended()
+        return len(self._large) < len(requests)
+
+    def _answer(self, request: Request) -> bool:
+        """Answer a large read, also with an error; False when it is not cached yet."""
+        try:
+            self._server.transmission.read_now(request, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except errors.FiskError as exc:
+            self._server.transmission.fail(request, exc)
+        return True
 
     def _fetch(self, request: Request) -> None:
         """Let a thread wait for the data; where it lies is looked up here, on the map's own thread."""
         disk = self._server.disk
         plan = disk.plan(request.offset, request.length)
         disk.layers.pinned += 1
-        request.conn.began(request.length)
+        request.conn.began(1, request.length)
 
         def read() -> memoryview:
             data = memoryview(bytearray(request.length))
@@ -115,8 +155,7 @@ class ColdReads:
                 self._server.guard(request.conn, lambda: transmission.fail(request, error))
             elif data is not None:
                 self._server.guard(request.conn, lambda: transmission.answer_data(request, data))
-            request.conn.ended(request.length)
-            request.conn.ended()
+            request.conn.ended(1, request.length)
 
         self._server.loop.submit("read", THREADS, read, done)
 
@@ -133,12 +172,12 @@ class Deferred:
             request.payload = bytes(request.payload)
         request.tries += 1
         held = len(request.payload)
-        request.conn.began(held)
+        request.conn.began(1, held)
 
         def done(_: None, error: Exception | None) -> None:
             if not request.conn.closed:
                 self._server.guard(request.conn, lambda: self._again(request, error))
-            request.conn.ended(held)
+            request.conn.ended(1, held)
 
         if self._server.disk.discarding:
             # Behind the punches, on their own thread.
@@ -148,8 +187,8 @@ class Deferred:
 
     def after_discards(self, conn: Connection) -> None:
         """Look at the inbox of ``conn`` again once the punches of now are done."""
-        conn.began(MAX_HELD + 1)  # nothing more is received meanwhile
-        self._server.loop.submit("discard", 1, lambda: None, lambda *_: conn.ended(MAX_HELD + 1))
+        conn.began(1, MAX_HELD + 1)  # nothing more is received meanwhile
+        self._server.loop.submit("discard", 1, lambda: None, lambda *_: conn.ended(1, MAX_HELD + 1))
 
     def _again(self, request: Request, error: Exception | None) -> None:
         if error is not None:

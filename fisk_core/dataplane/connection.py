@@ -60,8 +60,8 @@ class Connection:
         self.pending = 0
         self.held = 0
         self.agreed: Agreement | None = None
-        self.stream_end = 0
-        """where the last read ended: the next one there continues a stream"""
+        self.expected, self.window = -1, 0
+        """where a stream of cold reads goes on, and how much of it is read ahead"""
         self.closed = False
         self.leaving = False
         """the client said good-bye: nothing more is received"""
@@ -269,16 +269,16 @@ class Connection:
             self._events = events
             self.server.loop.change(self.fd, events)
 
-    def began(self, held: int = 0) -> None:
-        """Count a request that waits for the disk."""
-        self.pending += 1
+    def began(self, count: int = 1, held: int = 0) -> None:
+        """Count requests that wait for the disk, and the bytes of buffers that they hold."""
+        self.pending += count
         self.held += held
         if self.full:
             self.watch()
 
-    def ended(self, held: int = 0) -> None:
-        """Count it as answered, and go on with requests that waited behind it."""
-        self.pending -= 1
+    def ended(self, count: int = 1, held: int = 0) -> None:
+        """Count them as answered, and go on with requests that waited behind them."""
+        self.pending -= count
         self.held -= held
         if self._paused and not self.closed and not self.full:
             self.watch()

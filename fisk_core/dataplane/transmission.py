@@ -41,6 +41,7 @@ SMALL = 64 << 10
 _BATCH = 16
 """replies sent together: fewer would cost system calls, more would leave the client waiting for work"""
 _OUT = 1 << 20
+_MISSES = 4  # the disk answers about in order: behind so many reads not cached yet, no others are tried
 _REQUEST = REQUEST.size
 _DATA_HEAD = DATA_CHUNK.size
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -55,6 +56,8 @@ _KNOWN_FLAGS = {
     nbd.CMD_WRITE_ZEROES: nbd.CMD_FLAG_FUA | nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FAST_ZERO,
     nbd.CMD_BLOCK_STATUS: nbd.CMD_FLAG_REQ_ONE,
 }
+SmallRead = tuple[int, int, int]
+"""(cookie, offset, length) of a read up to SMALL"""
 _CHANGES = (nbd.CMD_WRITE, nbd.CMD_TRIM, nbd.CMD_WRITE_ZEROES)
 
 
@@ -119,6 +122,7 @@ class Transmission:
             DATA_CHUNK.pack_into,
         )
         read, write = self.fast.read, self.fast.write
+        missed: list[SmallRead] = []
         if conn.stream:
             position = self.server.arrivals.go_on(conn, conn.stream, 0)
             have = have if conn.stream is None else 0
@@ -155,7 +159,7 @@ class Transmission:
                         used, position, count = used + done_head, body + length, count + 1
                         continue
             except BlockingIOError:
-                self.server.cold.add(Request(conn, flags, kind, cookie, offset, length))
+                missed.append((cookie, offset, length))
                 position = body
                 continue
             except (OSError, errors.FiskError):
@@ -169,6 +173,8 @@ class Transmission:
         if used:
             conn.send(answers[:used])
         conn.consume(position)
+        if missed:
+            self.server.cold.add_small(conn, missed)
 
     def _general(self, conn: Connection, fields: tuple[int, int, int, int, int], body: int) -> int:
         """Handle one request outside the fast path; gives where it ends in the inbox."""
@@ -365,29 +371,35 @@ class Transmission:
 
     # Cold reads that became warm
 
-    def answer_small(self, requests: Iterable[Request]) -> list[Request]:
-        """Answer reads of one connection, those of cached data in one go; gives those still not cached."""
-        out, view, used = self._out, self._view, 0
-        rest: list[Request] = []
-        conn: Connection | None = None
-        for request in requests:
-            conn = request.conn
-            head = self._data_head(request, request.offset, request.length, last=True)
-            start = used + len(head)
-            if start + request.length > _OUT:
+    def answer_reads(self, conn: Connection, reads: "list[SmallRead]") -> "list[SmallRead]":
+        """Answer small reads of cached data in one go; gives those still not cached."""
+        out, view, used, rest = self._out, self._view, 0, []
+        structured = conn.agreed.structured  # type: ignore[union-attr]
+        head = _DATA_HEAD if structured else SIMPLE_REPLY.size
+        read, data = self.fast.read, DATA_CHUNK.pack_into
+        for number, (cookie, offset, length) in enumerate(reads):
+            start = used + head
+            if start + length > _OUT:
                 conn.send(view[:used])
-                used, start = 0, len(head)
+                used, start = 0, head
             try:
-                self.disk.read_into(view[start : start + request.length], request.offset, os.RWF_NOWAIT)
+                if not read(view[start : start + length], offset, length):
+                    self.disk.read_into(view[start : start + length], offset, os.RWF_NOWAIT)
             except BlockingIOError:
-                rest.append(request)
+                rest.append(reads[number])
+                if len(rest) == _MISSES:
+                    rest += reads[number + 1 :]
+                    break
                 continue
-            except errors.FiskError as exc:
-                self.fail(request, exc)
+            except (errors.FiskError, OSError) as exc:
+                self.fail(Request(conn, 0, CMD_READ, cookie, offset, length), exc)
                 continue
-            out[used:start] = head
-            used = start + request.length
-        if used and conn:
+            if structured:
+                data(out, used, STRUCTURED_REPLY_MAGIC, 1, 1, cookie, length + 8, offset)
+            else:
+                SIMPLE_REPLY.pack_into(out, used, SIMPLE_REPLY_MAGIC, 0, cookie)
+            used = start + length
+        if used:
             conn.send(view[:used])
         return rest
 
