@@ -15,7 +15,7 @@ def parse_size(text: str) -> int:
     if not match:
         raise InvalidValue(f"'{text}' is not a size; write for example 10G, 512M or 4096")
     number, unit = match.groups()
-    factor = 1024 ** _POWERS[unit.upper()]
+    factor = 1 << 10 * _POWERS[unit.upper()]
     value = int(number) * factor if "." not in number else round(float(number) * factor)
     return value
 

@@ -122,7 +122,7 @@ def _add_mixed(
 
 
 def shape(width: int, height: int) -> tuple[int, int]:
-    """Give (cells in a row, most cells) for a terminal of ``width`` columns that shall show ``height`` rows."""
+    """Give (cells in a row, most cells) for ``width`` columns and ``height`` rows."""
     in_row = max(_FEWEST_CELLS, width - label_width())
     in_row = 1 << (in_row.bit_length() - 1)  # rows then begin at round offsets
     return in_row, in_row * max(1, height)

@@ -34,6 +34,7 @@ class Create(FiskShow):
                 pool=parsed_args.pool,
                 role=parsed_args.role,
                 attributes=labels,
-                **shape,
+                block_size=shape["block_size"],
+                page_size=shape["page_size"],
             )
         return self.fields(details(fisk))
