@@ -178,6 +178,8 @@ def running(
                 watchdog.start()
             yield process.stdout
             status = process.wait()
+            if watchdog and watchdog.finished.is_set():
+                raise error(f"it did not end within {wall:g} s")
         finally:
             if watchdog:
                 watchdog.cancel()
