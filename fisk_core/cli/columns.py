@@ -36,6 +36,13 @@ class Labels(FormattableColumn[dict[str, Any]]):
         return ", ".join(f"{key}={value}" for key, value in sorted(self._value.items()))
 
 
+class Words(FormattableColumn[list[str]]):
+    """Several words, one a line for people."""
+
+    def human_readable(self) -> str:
+        return "\n".join(self._value)
+
+
 class Time(FormattableColumn[str]):
     """A moment: ISO 8601 for programs, local time to the second for people."""
 

@@ -20,7 +20,9 @@ class Download(FiskCommand):
         parser.add_argument("name", metavar="NAME", help="Name or id.")
         parser.add_argument("target", metavar="FILE", help="A new file; - is standard output.")
         parser.add_argument(
+            "--format",
             "--disk-format",
+            dest="disk_format",
             metavar="FORMAT",
             help="raw, qcow2, vmdk, vhd, vhdx, vdi or qed; default what the suffix of FILE says, else raw.",
         )

@@ -18,12 +18,17 @@ class Import(FiskShow):
     without holes and zeros.
     """
 
+    conflict_handler = "resolve"
+    """``--format`` is the image's here; the output's is ``-f``"""
+
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("source", metavar="FILE", help="An image file; - is standard input.")
         parser.add_argument("name", metavar="NAME")
         parser.add_argument(
+            "--format",
             "--disk-format",
+            dest="disk_format",
             metavar="FORMAT",
             help="Refuse the image unless it has this format; raw believes anything.",
         )

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from fisk_core.cli import arguments
 from fisk_core.cli.base import FiskLister, FiskShow
-from fisk_core.cli.columns import Size, labels
+from fisk_core.cli.columns import Size, Words, labels
+from fisk_core.errors import Corrupt
 
 if TYPE_CHECKING:
     from fisk_core.engine import PoolInfo
@@ -68,12 +69,26 @@ class Rescan(FiskShow):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("name", metavar="NAME")
+        parser.add_argument("--driver", metavar="DRIVER", default="file", help="Default file.")
+        parser.add_argument("--force", action="store_true", help="Add to what the catalog has of this pool.")
+        _add_options(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        options = _options(parsed_args)
         with self.engine() as engine:
-            report = engine.rescan(parsed_args.name)
-        return self.fields(vars(report))
+            report = engine.rescan(
+                parsed_args.name, driver=parsed_args.driver, options=options, force=parsed_args.force
+            )
+        self.status = Corrupt.exit_status if report.damaged else 0
+        return self.fields(
+            {
+                "pool": report.pool,
+                "fisks": Words(report.fisks),
+                "recovered": Words(report.recovered),
+                "damaged": Words(report.damaged),
+            }
+        )
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 from fisk_core.cli import arguments
 from fisk_core.cli.base import FiskShow
 from fisk_core.cli.columns import details
-from fisk_core.errors import InvalidValue
 
 
 class Set(FiskShow):
@@ -31,7 +30,7 @@ class Set(FiskShow):
         labels: dict[str, str | None] = dict.fromkeys(parsed_args.unset)
         labels.update(arguments.attributes(parsed_args.attribute))
         if not (labels or parsed_args.freeze or parsed_args.name or parsed_args.role):
-            raise InvalidValue("nothing to set; see 'fisk set --help'")
+            self.misuse("nothing to change was named")
         with self.engine() as engine:
             fisk = engine.set(
                 parsed_args.fisk,

@@ -7,7 +7,6 @@ from typing import Any
 from fisk_core.cli import arguments
 from fisk_core.cli.base import FiskLister
 from fisk_core.cli.columns import HEADINGS, row
-from fisk_core.errors import InvalidValue
 
 
 class Snapshot(FiskLister):
@@ -39,7 +38,7 @@ class Snapshot(FiskLister):
         elif len(words) == 2:
             pairs = [(words[0], words[1])]
         else:
-            raise InvalidValue("write NAME SNAPSHOT for one, NAME=SNAPSHOT for each of several")
+            self.misuse("write NAME SNAPSHOT for one, NAME=SNAPSHOT for each of several")
         with self.engine() as engine:
             if len(pairs) == 1:
                 made = [engine.snapshot(*pairs[0], role=role or "snapshot", attributes=labels)]
