@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fisk_core import errors
 from fisk_core.dataplane import protocol as nbd
-from fisk_core.dataplane.connection import Connection
+from fisk_core.dataplane.connection import INBOX, Connection
 from fisk_core.dataplane.transmission import Request
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class Arrivals:
     def begin(self, request: Request, body: int) -> int:
         """Take a write of which part has yet to come; gives where the inbox is to be read on."""
         conn, disk = request.conn, self._server.disk
-        if request.length < STREAM_AT or (request.offset | request.length) & (disk.block_size - 1):
+        aligned = not (request.offset | request.length) & (disk.block_size - 1)
+        if request.length < STREAM_AT or not aligned or disk.block_size > INBOX:
             conn.need(nbd.REQUEST.size + request.length)
             return body - nbd.REQUEST.size
         stream = conn.stream = Stream(request, request.offset, request.length)

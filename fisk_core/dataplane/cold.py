@@ -63,7 +63,7 @@ class ColdReads:
 
     def add(self, request: Request) -> None:
         """Take a large read that was tried once; it will be answered."""
-        request.conn.began()
+        request.conn.began(1, request.length)
         request.since = time.monotonic()
         self._have_read(request.conn, request.offset, request.length)
         self._large.append(request)
@@ -122,7 +122,7 @@ class ColdReads:
                 continue
             if answered is False:
                 self._fetch(request)
-            request.conn.ended()
+            request.conn.ended(1, request.length)
         return len(self._large) < len(requests)
 
     def _answer(self, request: Request) -> bool:

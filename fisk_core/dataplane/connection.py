@@ -263,7 +263,9 @@ class Connection:
         if self.leaving and not self.pending and not self.outbox:
             self.close()
             return
-        self._paused = self.full
+        paused, self._paused = self._paused, self.full
+        if paused and not self._paused and isinstance(self.sock, TlsSocket) and self.sock.pending():
+            self.server.loop.later(0, lambda: self.closed or self.on_event(IN))  # epoll does not know
         events = (0 if self._paused else IN) | (OUT if self.outbox else 0)
         if events != self._events:
             self._events = events

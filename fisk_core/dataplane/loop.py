@@ -107,7 +107,8 @@ class Loop:
         poll, handlers = self._epoll.poll, self._handlers
         busy = False
         while not self.stopping:
-            for fd, events in poll(0 if busy else self._patience()):
+            patience = self._patience()
+            for fd, events in poll(0 if busy else patience):
                 handler = handlers.get(fd)
                 if handler:
                     handler(events)

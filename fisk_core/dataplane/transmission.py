@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fisk_core import _linux, errors
 from fisk_core.dataplane import protocol as nbd
-from fisk_core.dataplane.connection import Connection, FileSpan
+from fisk_core.dataplane.connection import MAX_PENDING, Connection, FileSpan
 from fisk_core.dataplane.disk import Disk, read_extent
 from fisk_core.dataplane.fastpath import FastPath
 from fisk_core.dataplane.layers import HOLE
@@ -161,12 +161,17 @@ class Transmission:
             except BlockingIOError:
                 missed.append((cookie, offset, length))
                 position = body
+                if len(missed) == MAX_PENDING:
+                    break
                 continue
             except (OSError, errors.FiskError):
                 pass  # the general path tells what it was
             if used:
                 conn.send(answers[:used])
                 used = 0
+            if missed:
+                self.server.cold.add_small(conn, missed)
+                missed = []
             position = self._general(conn, (flags, kind, cookie, offset, length), body)
             if conn.closed or conn.full:
                 break
