@@ -37,6 +37,9 @@ def show(story: Story, console: Console) -> int:
     """Tell the story and give the exit status."""
     try:
         story.tell()
+    except KeyboardInterrupt:
+        console.print("interrupted", style="bold red")
+        return 130
     except DemoFailed as failure:
         console.print(f"FAILED: {failure}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         return 1

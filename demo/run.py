@@ -15,6 +15,7 @@ from typing import Self, TypeVar
 
 Command = Sequence[str | os.PathLike[str]]
 Found = TypeVar("Found")
+_SYSTEM_PATH = "/usr/sbin:/sbin"  # mke2fs and the like; not in everybody's path
 
 
 class DemoFailed(Exception):
@@ -32,9 +33,17 @@ def call(
 ) -> str:
     """Run ``command`` to its end and give what it printed; raises DemoFailed when it does not succeed."""
     words = [os.fspath(word) for word in command]
+    environment = {**(os.environ if env is None else env)}
+    environment["PATH"] = f"{environment.get('PATH', '')}:{_SYSTEM_PATH}"
     try:
         done = subprocess.run(
-            words, env=env, cwd=cwd, timeout=timeout, capture_output=True, text=True, stdin=subprocess.DEVNULL
+            words,
+            env=environment,
+            cwd=cwd,
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
         )
     except FileNotFoundError:
         raise DemoFailed(f"{words[0]} is not installed; `make demo` installs what it needs") from None
