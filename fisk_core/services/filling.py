@@ -33,10 +33,12 @@ class Meter:
     last: int = -1
 
     def at(self, done: int) -> None:
-        """This step is ``done`` bytes along."""
-        if self.callback is not None and self.base + done != self.last:
-            self.last = self.base + done
-            self.callback(self.last, self.total)
+        """This step is ``done`` bytes along; small advances are told together."""
+        now = self.base + done
+        due = self.last < 0 or now >= self.last + CHUNK or (now == self.total and now > self.last)
+        if self.callback is not None and due:
+            self.last = now
+            self.callback(now, self.total)
 
     def step(self, done: int) -> None:
         """A step of ``done`` bytes is over."""

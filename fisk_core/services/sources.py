@@ -2,6 +2,7 @@
 """Where an image comes from: a file that can be read anywhere, or a stream that can be read once."""
 
 import errno
+import fcntl
 import os
 import stat
 import sys
@@ -60,6 +61,8 @@ def _of_stream(stream: IO[bytes], label: str) -> Source:
         mode = os.fstat(fd).st_mode
         if (stat.S_ISREG(mode) or stat.S_ISBLK(mode)) and stream.tell() == 0:
             return Source(label, fd=fd, size=os.lseek(fd, 0, os.SEEK_END))
+        if stat.S_ISFIFO(mode):
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, CHUNK)  # sixteen times fewer turns between us and the writer
     except OSError:
         pass  # no descriptor behind it, or one that cannot seek: it is a stream
     return Source(label, stream=stream)
@@ -83,7 +86,9 @@ def read_up_to(stream: IO[bytes], view: memoryview) -> int:
     """Fill ``view`` from a stream; gives the bytes read, fewer only at the end."""
     done = 0
     try:
-        while done < len(view) and (data := stream.read(len(view) - done)):
+        while done < len(view) and (data := stream.read(len(view) - done)) != b"":
+            if data is None:  # "nothing now" must not be taken for the end
+                raise InvalidValue("the stream does not wait for its data (it is in non-blocking mode)")
             view[done : done + len(data)] = data
             done += len(data)
     except OSError as exc:

@@ -223,7 +223,7 @@ class Stop(Exception):
 def test_cancelling_leaves_what_was_there(engine: Engine, content: bytes, tmp_path: Path, name: str) -> None:
     target = tmp_path / "out"
     target.write_bytes(b"before")
-    for limit in range(0, 20, 5):
+    for limit in (0, 1, 3, 6):
         steps = iter(range(limit))
 
         def progress(done: int, total: int | None, steps: Iterator[int] = steps) -> None:

@@ -93,6 +93,15 @@ def test_a_pipe_by_name_is_a_stream(tmp_path: Path) -> None:
     writer.join()
 
 
+def test_a_stream_that_does_not_wait_is_not_at_its_end() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.write(writing, b"abc")
+    with os.fdopen(reading, "rb", buffering=0) as pipe, pytest.raises(InvalidValue, match="non-blocking"):
+        read_up_to(pipe, memoryview(bytearray(10)))
+    os.close(writing)
+
+
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(NotFound), opened(tmp_path / "nothing"):
         pass
