@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The NBD client negotiating with servers that are old, odd or hostile."""
 
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -258,8 +259,11 @@ def test_a_server_that_speaks_no_tls_after_agreeing(tmp_path: Path) -> None:
 def test_nobody_listens(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         NbdClient.connect(tmp_path / "nothing")
-    with pytest.raises(NotFound, match=r"nbd://127\.0\.0\.1:1/"):
-        NbdClient.connect(("127.0.0.1", 1))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody else can listen there, and we do not
+        port = taken.getsockname()[1]
+        with pytest.raises(NotFound, match=rf"nbd://127\.0\.0\.1:{port}/"):
+            NbdClient.connect(("127.0.0.1", port))
 
 
 def test_psk_needs_a_newer_python(tmp_path: Path) -> None:
