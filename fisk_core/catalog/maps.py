@@ -146,7 +146,7 @@ def set_blob(conn: Connection, row: MapRow, named: Iterable[str]) -> Garbage:
     conn.execute(delete(map_layers).where(map_layers.c.map == row.num))
     name_layers(conn, row.id, named)
     garbage = drop_unneeded(conn, [row.base] if row.base else [])
-    _drop_layers(conn, old, garbage)
+    _drop_layers(conn, old - _names_of(conn, [row.num]), garbage)
     if not row.has_blob:
         garbage.logs.append((row.pool, row.id))
     return garbage

@@ -58,11 +58,13 @@ pools = Table(
     Column("name", NAME, nullable=False, unique=True),
     Column("uuid", UUID, nullable=False, unique=True),
     Column("driver", String(64), nullable=False),
+    Column("class_path", NAME, nullable=False),
     Column("options", JSON, nullable=False),
     Column("created_at", DateTime, nullable=False),
     comment="""Where layers, logs and blobs persist.  ``uuid`` is the one in the pool's own header, so a
-    pool that was swapped under its path is noticed.  ``options`` are the driver's own, e.g. ``{"path":
-    "/srv/fisk"}``.""",
+    pool that was swapped under its path is noticed.  ``class_path`` is ``module:Class`` where the driver
+    was found last, a hint that saves the search among the entry points.  ``options`` are the driver's own,
+    e.g.  ``{"path": "/srv/fisk"}``.""",
 )
 
 maps = Table(

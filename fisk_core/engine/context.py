@@ -7,6 +7,7 @@ May be used by several threads at once.
 import logging
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +19,14 @@ from fisk_core.catalog import Catalog, Record, fisks
 from fisk_core.catalog import pools as pool_rows
 from fisk_core.catalog.schema import pools
 from fisk_core.engine.background import Background
-from fisk_core.errors import AlreadyExists, Corrupt, NotFound
+from fisk_core.errors import AlreadyExists, Corrupt, InvalidValue, NotFound
 from fisk_core.pools import create_pool
 from fisk_core.pools import open_pool as _open
 from fisk_core.pools.base import Pool
 
 LOG = logging.getLogger(__name__)
 
+_ATTEMPTS = 5
 MAKING_SECONDS = 60
 """How long making a file waits for a sweep to end."""
 
@@ -64,9 +66,19 @@ class Context(ABC):
 
     def load_map(self, record: Record) -> BlockMap:
         """Give the map a Fisk reads through; raises NotFound or Corrupt."""
-        if record.readable_map is None:
-            return empty_map(Geometry(record.block_size, record.page_size), record.size)
-        return load_map(self.open_pool(record.pool), record.readable_map, record.size)
+        for attempt in range(_ATTEMPTS):
+            if record.readable_map is None:
+                break
+            try:
+                return load_map(self.open_pool(record.pool), record.readable_map, record.size)
+            except NotFound:
+                # A map of the chain below was just consolidated, and what it no longer needs removed.
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(0.01 * attempt)
+                with self.catalog.read() as conn:
+                    record = fisks.find(conn, record.id, building=True)
+        return empty_map(Geometry(record.block_size, record.page_size), record.size)
 
     @abstractmethod
     def finish(self, ref: str) -> None:
@@ -106,9 +118,20 @@ class Context(ABC):
             if name != self.settings.default_pool:
                 raise
             return self.add_pool(name, "file", {})
-        pool = _open({"driver": row.driver, "name": row.name, "options": row.options})
+        pool = self._open_row(row)
         if pool.id != row.uuid:
             raise Corrupt(f"pool '{name}' has id {pool.id}, the catalog knows it as {row.uuid}")
+        return pool
+
+    def _open_row(self, row: pool_rows.PoolRow) -> Pool:
+        """Open a pool where its class was found last; where it has moved, look for it again."""
+        spec = {"driver": row.driver, "name": row.name, "options": row.options}
+        try:
+            return _open({**spec, "class": row.class_path})
+        except InvalidValue:
+            pool = _open(spec)
+        with self.catalog.change() as conn:
+            pool_rows.set_class(conn, row.name, pool.spec()["class"])
         return pool
 
     def pool_options(self, name: str, driver: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,20 +148,20 @@ class Context(ABC):
             if name in known:
                 if options or name != self.settings.default_pool:
                     raise AlreadyExists(f"there is a pool '{name}' already")
-                return _open({"driver": driver, "name": name, "options": known[name].options})
+                return self._open_row(known[name])
             try:
                 pool = create_pool(driver, name, complete)
             except AlreadyExists as exc:
                 raise AlreadyExists(f"{exc}; 'fisk pool rescan {name}' takes what it holds over") from exc
-            self._note_pool(name, pool)
+            self._note_pool(pool)
             return pool
 
     def adopt_pool(self, name: str, driver: str, options: Mapping[str, Any]) -> Pool:
         """Open a pool that exists but is not in the catalog, and note it; raises NotFound."""
         pool = _open({"driver": driver, "name": name, "options": self.pool_options(name, driver, options)})
-        self._note_pool(name, pool)
+        self._note_pool(pool)
         return pool
 
-    def _note_pool(self, name: str, pool: Pool) -> None:
+    def _note_pool(self, pool: Pool) -> None:
         with self.catalog.change() as conn:
-            pool_rows.add(conn, name, pool.id, pool.driver, pool.options)
+            pool_rows.add(conn, pool.id, pool.spec())

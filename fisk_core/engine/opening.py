@@ -4,7 +4,7 @@
 import time
 
 from fisk_core import locks
-from fisk_core.catalog import Record, fisks, leases
+from fisk_core.catalog import Record, fisks, leases, maps
 from fisk_core.dataplane.disk import Disk
 from fisk_core.dataplane.spec import DiskSpec
 from fisk_core.engine import access
@@ -53,6 +53,8 @@ def _prepare_writing(context: Context, record: Record) -> None:
     if record.opened:
         with context.catalog.change() as conn:
             leases.take(conn, record.id, context.holder)
+            # If the writer before died, its layer may hold blocks that never got into the log.
+            maps.mark_suspect(conn, record.map_id)
     else:
         access.materialise(context, record, lease=True)
     if not record.published:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fisk_core.errors import FiskError
+from fisk_core.services import sweep
 from fisk_core.services.check_rules import RULES, Finding, Severity, look
 
 if TYPE_CHECKING:
@@ -81,8 +82,6 @@ def _repair_all(context: "Context", pairs: Sequence[tuple[Problem, Finding]]) ->
     for problem, finding in pairs:
         if not finding.removes:
             problem.repaired = _repair(finding)
-    if not any(finding.removes for _, finding in pairs):
-        return
     left = {(each.kind, each.subject): each for each in _look_once(context)[1]}
     if any(each.severity is Severity.ERROR for each in left.values()):
         return
@@ -90,6 +89,11 @@ def _repair_all(context: "Context", pairs: Sequence[tuple[Problem, Finding]]) ->
         if finding.removes:
             now = left.get((finding.kind, finding.subject))
             problem.repaired = now is None or _repair(now)
+    for name in context.pool_names():
+        try:
+            sweep.sweep(context, name)  # dead temporary files too, which are no violation
+        except FiskError as exc:
+            LOG.warning("could not sweep pool %s: %s", name, exc)
 
 
 def _look_once(context: "Context") -> tuple[CheckReport, Sequence[Finding]]:

@@ -17,6 +17,13 @@ def engine(tmp_path):
         yield opened
 
 
+@pytest.fixture
+def lazy(monkeypatch):
+    """No background work unless it is waited for: what a crash left stays as it is."""
+    monkeypatch.setattr("fisk_core.engine.background.QUIET_SECONDS", 600.0)
+    monkeypatch.setattr("fisk_core.engine.background.PATIENCE_SECONDS", 600.0)
+
+
 class Crash(BaseException):
     """The engine's process dies here."""
 
@@ -243,13 +250,12 @@ def test_a_crash_before_the_worker_was_told_and_the_worker_dies_too(engine, monk
     assert engine.check().problems == []
 
 
-def test_a_crash_after_the_worker_switched(engine, monkeypatch):
+def test_a_crash_after_the_worker_switched(engine, lazy):
     make_volume(engine, content=b"old")
     with serving(engine, "volume") as (_, client):
-        monkeypatch.setattr(freezing.Freeze, "record_in", crash)
-        with pytest.raises(Crash):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
+            patch.setattr(freezing.Freeze, "record_in", crash)
             engine.snapshot("volume", "snap")
-        monkeypatch.undo()
         client.write(0, b"new")
         client.flush()
         assert [each.kind for each in engine.check().problems] == ["interrupted"]

@@ -28,7 +28,8 @@ def catalog(tmp_path):
 @pytest.fixture
 def pool_id(catalog):
     with catalog.change() as conn:
-        pools.add(conn, "pool", str(uuid.uuid4()), "file", {"path": "/nowhere"})
+        spec = {"name": "pool", "driver": "file", "class": "module:Class", "options": {"path": "/nowhere"}}
+        pools.add(conn, str(uuid.uuid4()), spec)
     with catalog.read() as conn:
         return pools.find(conn, "pool").id
 

@@ -285,6 +285,18 @@ def test_pools_are_made_listed_and_used(engine, tmp_path):
         engine.pool("nosuch")
 
 
+def test_a_driver_that_moved_is_found_again(engine):
+    from fisk_core.catalog import pools
+
+    make_volume(engine, content=b"x")
+    with engine.catalog.change() as conn:
+        pools.set_class(conn, "default", "fisk_core.pools.gone:Gone")
+    with Engine.open(engine.home.path) as other:
+        assert read(other, "volume", 0, 1) == b"x"
+        with other.catalog.read() as conn:
+            assert pools.find(conn, "default").class_path == "fisk_core.pools.file:FilePool"
+
+
 def test_the_home_directory_comes_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("FISK_HOME", str(tmp_path / "one"))
     with Engine.open() as engine:

@@ -34,6 +34,7 @@ def _settings_and_pools() -> None:
         sa.Column("name", _NAME, nullable=False),
         sa.Column("uuid", _UUID, nullable=False),
         sa.Column("driver", sa.String(64), nullable=False),
+        sa.Column("class_path", _NAME, nullable=False),
         sa.Column("options", sa.JSON, nullable=False),
         sa.Column("created_at", sa.DateTime, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_pools"),
