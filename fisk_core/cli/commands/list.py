@@ -14,7 +14,12 @@ class List(FiskLister):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("pattern", metavar="PATTERN", nargs="?", help="Only names like this: 'web-*'.")
+        parser.add_argument(
+            "pattern",
+            metavar="PATTERN",
+            nargs="?",
+            help="Only names that match it; * and ? stand for others.",
+        )
         parser.add_argument("--role", metavar="ROLE", help="Only these: image, volume, snapshot …")
         parser.add_argument("--state", choices=("live", "frozen"), help="Only these.")
         parser.add_argument("--pool", metavar="POOL", help="Only those stored there.")
