@@ -148,10 +148,10 @@ def test_why_a_conversion_failed(tools: Path, tmp_path: Path, message: str, kind
 
 
 def test_a_conversion_that_is_not_wanted_any_more_is_ended(tools: Path, tmp_path: Path) -> None:
-    tool(tools, "qemu-img", f"printf '(0.00/100%%)\\r'; echo $$ > {tmp_path}/pid; exec sleep 60")
+    tool(tools, "qemu-img", f"echo $$ > {tmp_path}/pid; printf '(0.00/100%%)\\r'; exec sleep 60")
     with pytest.raises(ZeroDivisionError):
         qemu.convert("nbd://x", tmp_path / "out", "qcow2", (), False, lambda share: 1 / share)
-    pid = (tmp_path / "pid").read_text().strip() if (tmp_path / "pid").exists() else "none"
+    pid = int((tmp_path / "pid").read_text())
     assert not Path(f"/proc/{pid}").exists()
 
 
