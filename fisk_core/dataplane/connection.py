@@ -265,11 +265,16 @@ class Connection:
             return
         paused, self._paused = self._paused, self.full
         if paused and not self._paused and isinstance(self.sock, TlsSocket) and self.sock.pending():
-            self.server.loop.later(0, lambda: self.closed or self.on_event(IN))  # epoll does not know
+            self.server.loop.later(0, self._decrypted)
         events = (0 if self._paused else IN) | (OUT if self.outbox else 0)
         if events != self._events:
             self._events = events
             self.server.loop.change(self.fd, events)
+
+    def _decrypted(self) -> None:
+        """Take bytes that TLS received already, of which epoll does not tell."""
+        if not self.closed:
+            self.on_event(IN)
 
     def began(self, count: int = 1, held: int = 0) -> None:
         """Count requests that wait for the disk, and the bytes of buffers that they hold."""
