@@ -49,8 +49,10 @@ class ColdReads:
         self._large: list[Request] = []
         server.loop.rounds.append(self.retry)
 
-    def add_small(self, conn: Connection, reads: list[SmallRead]) -> None:
-        """Take small reads that were tried once; they will be answered."""
+    def add_small(self, conn: Connection, reads: list[SmallRead]) -> list[SmallRead]:
+        """Take small reads that were tried once; they will be answered.  Gives a new empty list."""
+        if not reads:
+            return reads
         conn.began(len(reads))
         self._small.append(Batch(conn, reads, time.monotonic()))
         block = self._server.disk.block_size
@@ -60,6 +62,7 @@ class ColdReads:
         _, offset, length = reads[-1]
         if not conn.window:
             conn.expected = offset + length
+        return []
 
     def add(self, request: Request) -> None:
         """Take a large read that was tried once; it will be answered."""

@@ -173,29 +173,30 @@ class Connection:
 
     # Output
 
-    def send(self, data: "bytes | memoryview") -> None:
-        """Send now what the socket takes and keep a copy of the rest; ``data`` may be reused afterwards."""
-        sent = 0
-        if not self.outbox:
-            try:
-                sent = self.sock.send(data)
-            except BlockingIOError:
-                sent = 0
-            if sent == len(data):
-                return
-        self._queue(memoryview(bytes(data[sent:])))
+    def send(self, data: "bytes | memoryview") -> int:
+        """Send now what the socket takes and keep a copy of the rest; ``data`` may be reused afterwards.
+
+        Gives 0: how much of the buffer is in use then.
+        """
+        sent = self._send_now(data)
+        if sent < len(data):
+            self._queue(memoryview(bytes(data[sent:])))
+        return 0
+
+    def _send_now(self, data: "bytes | memoryview") -> int:
+        """Give the bytes the socket took; none while others wait."""
+        if self.outbox or not len(data):
+            return 0
+        try:
+            return self.sock.send(data)
+        except BlockingIOError:
+            return 0
 
     def send_own(self, data: memoryview) -> None:
         """Send a buffer that is given away: nothing is copied."""
-        sent = 0
-        if not self.outbox:
-            try:
-                sent = self.sock.send(data)
-            except BlockingIOError:
-                sent = 0
-            if sent == len(data):
-                return
-        self._queue(data[sent:])
+        sent = self._send_now(data)
+        if sent < len(data):
+            self._queue(data[sent:])
 
     def send_file(self, head: bytes, span: FileSpan) -> None:
         """Send ``head`` and then part of a file, by the kernel."""
@@ -246,6 +247,11 @@ class Connection:
     # Back-pressure
 
     @property
+    def structured(self) -> bool:
+        """Structured replies were agreed on."""
+        return self.agreed is not None and self.agreed.structured
+
+    @property
     def full(self) -> bool:
         """The client must take replies, or the disk answer, before more requests are looked at."""
         return (
@@ -273,6 +279,11 @@ class Connection:
 
     def _decrypted(self) -> None:
         """Take bytes that TLS received already, of which epoll does not tell."""
+        if not self.closed:
+            self.on_event(IN)
+
+    def _on_pending(self) -> None:
+        """Take bytes that TLS holds already: epoll does not know of them."""
         if not self.closed:
             self.on_event(IN)
 

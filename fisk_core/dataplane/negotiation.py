@@ -55,7 +55,7 @@ class Negotiation:
     """One negotiation.  ``tls`` is None where not offered, else called to upgrade the connection."""
 
     def __init__(
-        self, export: ExportInfo, say: Callable[[bytes], None], tls: Callable[[], None] | None
+        self, export: ExportInfo, say: Callable[[bytes], object], tls: Callable[[], None] | None
     ) -> None:
         self._export, self._say, self._tls = export, say, tls
         self._agreed = Agreement()

@@ -43,7 +43,6 @@ _BATCH = 16
 _OUT = 1 << 20
 _MISSES = 4  # the disk answers about in order: behind so many reads not cached yet, no others are tried
 _REQUEST = REQUEST.size
-_DATA_HEAD = DATA_CHUNK.size
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _DONE = nbd.CHUNK_FLAG_DONE
 
@@ -77,7 +76,33 @@ class Request:
 
     @property
     def structured(self) -> bool:
-        return self.conn.agreed is not None and self.conn.agreed.structured
+        return self.conn.structured
+
+
+Wire = tuple[int, int, Callable[[bytearray, int, int, int, int], None], Callable[[bytearray, int, int], None]]
+"""bytes before the data of a read, bytes of a reply without data, and what packs the two into a buffer"""
+
+
+def _simple_data(out: bytearray, at: int, cookie: int, offset: int, length: int) -> None:
+    SIMPLE_REPLY.pack_into(out, at, SIMPLE_REPLY_MAGIC, 0, cookie)
+
+
+def _simple_done(out: bytearray, at: int, cookie: int) -> None:
+    SIMPLE_REPLY.pack_into(out, at, SIMPLE_REPLY_MAGIC, 0, cookie)
+
+
+def _structured_data(out: bytearray, at: int, cookie: int, offset: int, length: int) -> None:
+    DATA_CHUNK.pack_into(
+        out, at, STRUCTURED_REPLY_MAGIC, _DONE, CHUNK_OFFSET_DATA, cookie, length + 8, offset
+    )
+
+
+def _structured_done(out: bytearray, at: int, cookie: int) -> None:
+    CHUNK.pack_into(out, at, STRUCTURED_REPLY_MAGIC, _DONE, CHUNK_NONE, cookie, 0)
+
+
+SIMPLE: Wire = (SIMPLE_REPLY.size, SIMPLE_REPLY.size, _simple_data, _simple_done)
+STRUCTURED: Wire = (DATA_CHUNK.size, CHUNK.size, _structured_data, _structured_done)
 
 
 class Transmission:
@@ -113,15 +138,8 @@ class Transmission:
             return
         inbox, view, have = conn.inbox, conn.view, conn.have
         out, answers, used, count, position = self._out, self._view, 0, 0, 0
-        structured = conn.agreed.structured  # type: ignore[union-attr]
-        head, done_head = (_DATA_HEAD, CHUNK.size) if structured else (SIMPLE_REPLY.size, SIMPLE_REPLY.size)
-        unpack, simple, chunk, data = (
-            REQUEST.unpack_from,
-            SIMPLE_REPLY.pack_into,
-            CHUNK.pack_into,
-            DATA_CHUNK.pack_into,
-        )
-        read, write = self.fast.read, self.fast.write
+        head, done_size, put_data, put_done = STRUCTURED if conn.structured else SIMPLE
+        unpack, read, write = REQUEST.unpack_from, self.fast.read, self.fast.write
         missed: list[SmallRead] = []
         if conn.stream:
             position = self.server.arrivals.go_on(conn, conn.stream, 0)
@@ -139,24 +157,17 @@ class Transmission:
             try:
                 if kind == CMD_READ and not flags and 0 < length <= SMALL:
                     if read(answers[start : start + length], offset, length):
-                        if structured:
-                            data(out, used, STRUCTURED_REPLY_MAGIC, 1, 1, cookie, length + 8, offset)
-                        else:
-                            simple(out, used, SIMPLE_REPLY_MAGIC, 0, cookie)
+                        put_data(out, used, cookie, offset, length)
                         used, position, count = start + length, body, count + 1
                         continue
                 elif kind == CMD_WRITE and length <= MAX_REQUEST:
                     if have - body < length:
-                        position = self.server.arrivals.begin(
-                            Request(conn, flags, kind, cookie, offset, length), body
-                        )
+                        request = Request(conn, flags, kind, cookie, offset, length)
+                        position = self.server.arrivals.begin(request, body)
                         break
                     if not flags and write(view[body : body + length], offset, length):
-                        if structured:
-                            chunk(out, used, STRUCTURED_REPLY_MAGIC, 1, 0, cookie, 0)
-                        else:
-                            simple(out, used, SIMPLE_REPLY_MAGIC, 0, cookie)
-                        used, position, count = used + done_head, body + length, count + 1
+                        put_done(out, used, cookie)
+                        used, position, count = used + done_size, body + length, count + 1
                         continue
             except BlockingIOError:
                 missed.append((cookie, offset, length))
@@ -166,20 +177,14 @@ class Transmission:
                 continue
             except (OSError, errors.FiskError):
                 pass  # the general path tells what it was
-            if used:
-                conn.send(answers[:used])
-                used = 0
-            if missed:
-                self.server.cold.add_small(conn, missed)
-                missed = []
+            used = conn.send(answers[:used])
+            missed = self.server.cold.add_small(conn, missed)
             position = self._general(conn, (flags, kind, cookie, offset, length), body)
             if conn.closed or conn.full:
                 break
-        if used:
-            conn.send(answers[:used])
+        conn.send(answers[:used])
         conn.consume(position)
-        if missed:
-            self.server.cold.add_small(conn, missed)
+        self.server.cold.add_small(conn, missed)
 
     def _general(self, conn: Connection, fields: tuple[int, int, int, int, int], body: int) -> int:
         """Handle one request outside the fast path; gives where it ends in the inbox."""
@@ -378,15 +383,14 @@ class Transmission:
 
     def answer_reads(self, conn: Connection, reads: "list[SmallRead]") -> "list[SmallRead]":
         """Answer small reads of cached data in one go; gives those still not cached."""
-        out, view, used, rest = self._out, self._view, 0, []
-        structured = conn.agreed.structured  # type: ignore[union-attr]
-        head = _DATA_HEAD if structured else SIMPLE_REPLY.size
-        read, data = self.fast.read, DATA_CHUNK.pack_into
+        view, used = self._view, 0
+        rest: list[SmallRead] = []
+        head, _, put_data, _ = STRUCTURED if conn.structured else SIMPLE
+        read = self.fast.read
         for number, (cookie, offset, length) in enumerate(reads):
             start = used + head
             if start + length > _OUT:
-                conn.send(view[:used])
-                used, start = 0, head
+                used, start = conn.send(view[:used]), head
             try:
                 if not read(view[start : start + length], offset, length):
                     self.disk.read_into(view[start : start + length], offset, os.RWF_NOWAIT)
@@ -395,17 +399,12 @@ class Transmission:
                 if len(rest) == _MISSES:
                     rest += reads[number + 1 :]
                     break
-                continue
             except (errors.FiskError, OSError) as exc:
                 self.fail(Request(conn, 0, CMD_READ, cookie, offset, length), exc)
-                continue
-            if structured:
-                data(out, used, STRUCTURED_REPLY_MAGIC, 1, 1, cookie, length + 8, offset)
             else:
-                SIMPLE_REPLY.pack_into(out, used, SIMPLE_REPLY_MAGIC, 0, cookie)
-            used = start + length
-        if used:
-            conn.send(view[:used])
+                put_data(self._out, used, cookie, offset, length)
+                used = start + length
+        conn.send(view[:used])
         return rest
 
 
