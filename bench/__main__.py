@@ -80,5 +80,9 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended on the way out
-    sys.exit(run(arguments()))
+    for number in (signal.SIGTERM, signal.SIGINT):  # so that servers are ended on the way out
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    try:
+        sys.exit(run(arguments()))
+    except BenchFailed as problem:
+        sys.exit(f"bench: {problem}")

@@ -30,7 +30,7 @@ class Effort:
 
 
 FULL = Effort(rounds=5, seconds=3, size=1 * GIB)
-QUICK = Effort(rounds=1, seconds=1, size=256 * MIB, lineage=200)
+QUICK = Effort(rounds=1, seconds=1, size=1 * GIB, lineage=100)
 
 
 class Bench:

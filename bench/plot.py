@@ -47,7 +47,6 @@ def _margins(figure: Figure) -> tuple[float, float, float]:
     assert figure.value is not None  # only figures that were measured
     assert figure.must is not None  # and of which something is asked
     value, limit = figure.value, figure.must.limit
-    numbers = (value.main, value.low, value.high)
     if figure.must.at_least:
-        return tuple(number / limit for number in numbers)
-    return tuple(limit / max(number, 1e-9) for number in numbers)
+        return value.main / limit, value.low / limit, value.high / limit
+    return limit / value.main, limit / value.high, limit / value.low

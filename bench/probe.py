@@ -11,7 +11,8 @@ import sys
 import time
 from collections import deque
 
-from fisk_core.dataplane.client import NbdClient, Pending
+from fisk_core.dataplane.client import NbdClient
+from fisk_core.dataplane.client_transmission import Pending
 
 DEPTH = 32
 BLOCK = 4096

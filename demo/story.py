@@ -161,7 +161,7 @@ class Story:
     def _served(self, name: str) -> Iterator[str]:
         """Serve the Fisk ``name`` with ``fisk serve``; gives its NBD URI."""
         log = self.directory / f"{name}.log"
-        command = [_program(), "serve", name]
+        command = (_program(), "serve", name)
         server = self.processes.start(command, log=log, env=self._environment())
 
         def address() -> str | None:

@@ -100,7 +100,7 @@ def first_touch(bench: Bench) -> Iterator[Figure]:
     """4 KiB random write, QD 32, each block for the first time since a snapshot or overlay was made."""
     name, what = "first-touch", "4 KiB random write, QD 32, first touch on a fresh snapshot"
     with bench.serve(bench.filled("hot")) as steady:
-        contestants = {
+        contestants: dict[str, Callable[[], float]] = {
             FISK: partial(_on_fresh_snapshot, bench),
             STEADY: lambda: iops(bench, steady, WRITE_4K),
             OVERLAY: partial(_on_fresh_overlay, bench),

@@ -18,10 +18,10 @@ _PAGE = 4 * MIB
 _TIMES = 30
 
 
-def milliseconds(action: Callable[[], object]) -> float:
+def milliseconds(action: Callable[..., object], *arguments: object, **options: object) -> float:
     """Give how long ``action`` takes."""
     start = time.perf_counter()
-    action()
+    action(*arguments, **options)
     return (time.perf_counter() - start) * 1e3
 
 
@@ -63,7 +63,7 @@ def _snapshots(engine: Engine, name: str) -> list[float]:
     """Time snapshots of a Fisk written to before each of them."""
     taken = []
     for number in range(_TIMES):
-        taken.append(milliseconds(lambda at=number: engine.snapshot(name, f"{name}@{at}")))
+        taken.append(milliseconds(engine.snapshot, name, f"{name}@{number}"))
         with engine.open_disk(name, writable=True) as disk:
             disk.write(number * MIB, b"x" * MIB)
             disk.flush()
@@ -71,10 +71,7 @@ def _snapshots(engine: Engine, name: str) -> list[float]:
 
 
 def _clones(engine: Engine, frozen: str) -> list[float]:
-    return [
-        milliseconds(lambda at=number: engine.clone(frozen, f"{frozen}-clone{at}"))
-        for number in range(_TIMES)
-    ]
+    return [milliseconds(engine.clone, frozen, f"{frozen}-clone{number}") for number in range(_TIMES)]
 
 
 @row("many-clones")
@@ -87,10 +84,8 @@ def many_clones(bench: Bench) -> Iterator[Figure]:
             template = f"template{number}"
             _half_written(engine, template, 1 * GIB, 64)
             engine.set(template, frozen=True)
-            clones.append(
-                milliseconds(lambda at=template: engine.clone(at, f"{at}-clone", count=count)) / 1e3
-            )
-            deletions.append(milliseconds(lambda at=template: engine.delete(at)))
+            clones.append(milliseconds(engine.clone, template, f"{template}-clone", count=count) / 1e3)
+            deletions.append(milliseconds(engine.delete, template))
     yield Figure(
         "many-clones",
         f"{count} clones in one call",
