@@ -44,8 +44,8 @@ def exec_worker(spec: DiskSpec, options: ServeOptions, lock_fd: int | None) -> N
 class Worker:
     """A worker that is our child."""
 
-    def __init__(self, process: "subprocess.Popen[str]", options: ServeOptions) -> None:
-        self._process, self._options = process, options
+    def __init__(self, process: "subprocess.Popen[str]", report: IO[str]) -> None:
+        self._process, self._report = process, report
         self.pid = process.pid
         self.uris: list[str] = []
 
@@ -58,21 +58,27 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            assert self._process.stderr is not None
-            message = self._process.stderr.read().strip().removeprefix("fisk: ")
-            status = self._process.wait()
-            raise errors.by_status(status)(message or f"the worker ended with status {status}")
+            raise self._ended() or errors.PoolError("the worker ended before it listened")
         self.uris = [line.strip()]
 
     def stop(self) -> None:
         """Have it make everything durable and end; raises PoolError when it could not."""
         self._process.terminate()
+        if error := self._ended():
+            raise error
+
+    def _ended(self) -> errors.FiskError | None:
+        """Wait for its end; gives the error it reports, or that its exit status stands for."""
         status = self._process.wait(START_SECONDS)
-        for stream in (self._process.stdout, self._process.stderr):
-            if stream:
-                stream.close()
-        if status:
-            raise errors.PoolError(f"the worker ended with status {status}")
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        with self._report as report:
+            report.seek(0)
+            message = report.read().strip().removeprefix("fisk: ")
+        if not status:
+            return None
+        kind = errors.by_status(status) if message else errors.PoolError
+        return kind(message or f"the worker ended with status {status}")
 
     def __enter__(self) -> "Worker":
         return self
@@ -90,10 +96,11 @@ def start_worker(
 ) -> Worker:
     """Start a worker as a child and wait until it listens."""
     options = options or ServeOptions(unix=unix, announce=True)
+    report = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the worker's handle closes it
     with _handover(spec, options) as handover:
-        passed = [fd for fd in (handover.fileno(), lock_fd) if fd is not None]
+        passed = [fd for fd in (handover.fileno(), report.fileno(), lock_fd) if fd is not None]
         process = subprocess.Popen(
-            [sys.executable, "-m", "fisk_core.dataplane", str(handover.fileno())],
+            [sys.executable, "-m", "fisk_core.dataplane", str(handover.fileno()), str(report.fileno())],
             pass_fds=passed,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -101,7 +108,7 @@ def start_worker(
             stderr=None,
             text=True,
         )
-    worker = Worker(process, options)
+    worker = Worker(process, report)
     worker.wait_ready()
     return worker
 

@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 from dataclasses import asdict
+from typing import TextIO
 
 from fisk_core.dataplane.control import Control
 from fisk_core.dataplane.loop import Loop
@@ -74,16 +75,22 @@ def from_json(text: str) -> tuple[DiskSpec, ServeOptions]:
 
 
 def main() -> int:
-    """Entry of ``python -m fisk_core.dataplane FD``: read what to serve from a descriptor and serve it."""
+    """Entry of ``python -m fisk_core.dataplane FD [REPORT_FD]``: read what to serve from FD and serve it.
+
+    What goes wrong is written to REPORT_FD, for a parent that raises it, or to standard error.
+    """
     with os.fdopen(int(sys.argv[1])) as source:
         spec, options = from_json(source.read())
-    return serve(spec, options)
+    if len(sys.argv) < 3:
+        return serve(spec, options, sys.stderr)
+    with os.fdopen(int(sys.argv[2]), "w") as report:
+        return serve(spec, options, report)
 
 
-def serve(spec: DiskSpec, options: ServeOptions) -> int:
-    """Serve, and say in one line what went wrong; gives the exit status."""
+def serve(spec: DiskSpec, options: ServeOptions, report: TextIO) -> int:
+    """Serve, and say to ``report`` in one line what went wrong; gives the exit status."""
     try:
         return run(spec, options)
     except FiskError as exc:
-        print(f"fisk: {exc}", file=sys.stderr)
+        print(f"fisk: {exc}", file=report)
         return exc.exit_status

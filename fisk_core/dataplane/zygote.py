@@ -123,7 +123,7 @@ def _fork(request: dict[str, Any], fds: list[int], sock: socket.socket) -> int:
         for target in (1, 2):
             os.dup2(fds[0], target)
         os.close(fds[0])
-        status = worker.serve(*worker.from_json(request["work"]))
+        status = worker.serve(*worker.from_json(request["work"]), sys.stderr)
     finally:
         os._exit(status)
 
