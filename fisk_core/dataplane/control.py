@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fisk_core import errors
+from fisk_core.dataplane import unixsocket
 from fisk_core.dataplane.loop import IN
 from fisk_core.dataplane.server import Server
 from fisk_core.dataplane.spec import DiskSpec
@@ -177,9 +178,11 @@ def call(path: "str | os.PathLike[str]", request: dict[str, Any], timeout: float
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(timeout)
         try:
-            sock.connect(os.fspath(path))
+            unixsocket.connect(sock, path)
         except (FileNotFoundError, ConnectionRefusedError) as exc:
             raise errors.NotFound(f"no worker listens at {path}") from exc
+        except OSError as exc:
+            raise errors.from_oserror(exc, f"connect to the worker at {path}") from exc
         try:
             sock.sendall(json.dumps(request).encode() + b"\n")
             with sock.makefile("rb") as lines:

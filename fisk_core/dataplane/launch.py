@@ -5,12 +5,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from pathlib import Path
 from typing import IO
 
 from fisk_core import errors
-from fisk_core.dataplane import control
 from fisk_core.dataplane.server import ServeOptions
 from fisk_core.dataplane.spec import DiskSpec
 from fisk_core.dataplane.worker import to_json
@@ -111,16 +108,3 @@ def start_worker(
     worker = Worker(process, report)
     worker.wait_ready()
     return worker
-
-
-def wait_for_control(path: Path, seconds: float = START_SECONDS) -> None:
-    """Wait until a worker answers at ``path``; raises NotFound when none does in time."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            control.call(path, {"op": "status"})
-            return
-        except errors.NotFound:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)

@@ -13,12 +13,13 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 from fisk_core import errors
 from fisk_core.blockmap import read_log_header
 from fisk_core.blockmap.source import MAX_ALIAS
+from fisk_core.dataplane import unixsocket
 from fisk_core.dataplane.arrivals import Arrivals
 from fisk_core.dataplane.cold import ColdReads, Deferred
 from fisk_core.dataplane.connection import Connection
@@ -109,18 +110,21 @@ class Server:
         uris = []
         scheme = "nbds" if self.tls else "nbd"
         if self.options.unix:
-            self._add_listener(unix_listener(self.options.unix), self._accept)
+            if len(os.fsencode(self.options.unix)) > unixsocket.MAX_PATH:
+                raise errors.InvalidValue(f"no client can connect to a path as long as {self.options.unix}")
+            self._add_listener(unixsocket.listen(self.options.unix), self._accept)
             self._unlink.append(self.options.unix)
-            uris.append(f"{scheme}+unix:///{self.export.name}?socket={self.options.unix}")
+            uris.append(f"{scheme}+unix:///{quote(self.export.name)}?socket={quote(self.options.unix)}")
         if self.options.listen:
             listener = socket.create_server(self.options.listen, reuse_port=False)
             self._add_listener(listener, self._accept)
             host, port = listener.getsockname()[:2]
-            uris.append(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/{self.export.name}")
+            shown = f"[{host}]" if ":" in host else host
+            uris.append(f"{scheme}://{shown}:{port}/{quote(self.export.name)}")
         return uris
 
     def listen_control(self, path: str, accept: Callable[[socket.socket], None]) -> None:
-        self._add_listener(unix_listener(path), accept)
+        self._add_listener(unixsocket.listen(path), accept)
         self._unlink.append(path)
 
     def _add_listener(self, listener: socket.socket, accept: Callable[[socket.socket], None]) -> None:
@@ -271,33 +275,3 @@ class Server:
 def _sealed(period: Period, done: Callable[[Exception | None], None], error: Exception | None) -> None:
     period.log.close()
     done(error)
-
-
-def unix_listener(path: str) -> socket.socket:
-    """Listen at ``path``, taking the place of a socket nobody listens at; raises InUse or InvalidValue."""
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        if Path(path).is_socket():
-            _remove_dead(path)
-        listener.bind(path)
-    except OSError as exc:
-        listener.close()
-        if len(os.fsencode(path)) > 107:
-            raise errors.InvalidValue(f"the socket path {path} is longer than 107 bytes") from exc
-        raise errors.from_oserror(exc, f"listen at {path}") from exc
-    except errors.FiskError:
-        listener.close()
-        raise
-    os.chmod(path, 0o600)
-    listener.listen(128)
-    return listener
-
-
-def _remove_dead(path: str) -> None:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-    raise errors.InUse(f"something listens at {path} already")
