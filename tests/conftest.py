@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every test: nobody warns unexpectedly, and no process is left behind.
+
+A WARNING of ``fisk_core`` that a test did not announce with ``expect_logs`` fails it, and so does one
+announced that never came.
+"""
+
+import logging
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from fisk_core.engine import Engine
+
+_GRACE_SECONDS = 2.0
+
+ExpectLogs = Callable[[str], None]
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """An empty FISK_HOME whose path is short enough for the sockets in it, however long the test's name."""
+    with tempfile.TemporaryDirectory(prefix="fisk-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def engine(home: Path) -> Iterator[Engine]:
+    with Engine.open(home) as opened:
+        yield opened
+
+
+class _Warnings(logging.Handler):
+    """Collects what was logged and what may be."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.expected: list[str] = []
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.name}: {record.getMessage()}")
+
+    def unexpected(self) -> list[str]:
+        return [line for line in self.lines if not any(re.search(each, line) for each in self.expected)]
+
+    def missing(self) -> list[str]:
+        return [each for each in self.expected if not any(re.search(each, line) for line in self.lines)]
+
+
+@pytest.fixture(autouse=True)
+def logged_warnings() -> Iterator[_Warnings]:
+    """Watch the log during a test."""
+    handler, logger = _Warnings(), logging.getLogger("fisk_core")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+    if unexpected := handler.unexpected():
+        pytest.fail("logged without being announced with expect_logs:\n  " + "\n  ".join(unexpected))
+    if missing := handler.missing():
+        pytest.fail("announced with expect_logs, but never logged:\n  " + "\n  ".join(missing))
+
+
+@pytest.fixture
+def expect_logs(logged_warnings: _Warnings) -> ExpectLogs:
+    """Call it with regular expressions of warnings that shall come in this test."""
+    return logged_warnings.expected.append
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Fail a test that leaves a child running; children of wider fixtures were there before it."""
+    before = _children()
+    yield
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while left := _children() - before:
+        if time.monotonic() > deadline:
+            pytest.fail("left running: " + ", ".join(map(_describe, sorted(left))))
+        time.sleep(0.02)
+
+
+def _children() -> set[int]:
+    """Give the ids of our children that have not ended."""
+    found = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+            found.update(map(int, path.read_text().split()))
+    return {pid for pid in found if not _has_ended(pid)}
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return stat.rpartition(")")[2].split()[0] in "ZX"
+
+
+def _describe(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return str(pid)
+    return f"{pid} ({b' '.join(words).decode(errors='replace').strip()})"
