@@ -12,16 +12,12 @@ from tests.engines import BLOCK, MIB, make_volume, read, serving, write
 
 
 @pytest.fixture
-def engine(tmp_path):
-    with Engine.open(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def lazy(monkeypatch):
+def lazy():
     """No background work unless it is waited for: what a crash left stays as it is."""
-    monkeypatch.setattr("fisk_core.engine.background.QUIET_SECONDS", 600.0)
-    monkeypatch.setattr("fisk_core.engine.background.PATIENCE_SECONDS", 600.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fisk_core.engine.background.QUIET_SECONDS", 600.0)
+        patch.setattr("fisk_core.engine.background.PATIENCE_SECONDS", 600.0)
+        yield
 
 
 class Crash(BaseException):
@@ -211,8 +207,9 @@ def test_the_template_goes_while_its_clone_is_served(engine):
 # Crash windows of a snapshot
 
 
-def test_a_crash_before_the_worker_was_told(engine, monkeypatch):
+def test_a_crash_before_the_worker_was_told(engine, lazy, expect_logs, monkeypatch):
     """The worker goes on in the old period; what it flushes there is not lost."""
+    expect_logs("finishing an interrupted snapshot")
     make_volume(engine, content=b"old")
     with serving(engine, "volume") as (_, client):
         monkeypatch.setattr(access, "tell_to_switch", crash)
@@ -231,7 +228,8 @@ def test_a_crash_before_the_worker_was_told(engine, monkeypatch):
     assert engine.check().problems == []
 
 
-def test_a_crash_before_the_worker_was_told_and_the_worker_dies_too(engine, monkeypatch):
+def test_a_crash_before_the_worker_was_told_and_the_worker_dies_too(engine, lazy, expect_logs, monkeypatch):
+    expect_logs("finishing an interrupted snapshot")
     make_volume(engine, content=b"old")
     with serving(engine, "volume") as (worker, client):
         monkeypatch.setattr(access, "tell_to_switch", crash)
@@ -250,7 +248,8 @@ def test_a_crash_before_the_worker_was_told_and_the_worker_dies_too(engine, monk
     assert engine.check().problems == []
 
 
-def test_a_crash_after_the_worker_switched(engine, lazy):
+def test_a_crash_after_the_worker_switched(engine, lazy, expect_logs):
+    expect_logs("finishing an interrupted snapshot")
     make_volume(engine, content=b"old")
     with serving(engine, "volume") as (_, client):
         with pytest.MonkeyPatch.context() as patch:
@@ -282,7 +281,8 @@ def test_a_crash_after_the_files_were_made(engine, monkeypatch):
     assert read(engine, "volume", 0, 3) == b"new"
 
 
-def test_a_worker_that_cannot_switch_goes_on(engine, monkeypatch):
+def test_a_worker_that_cannot_switch_goes_on(engine, lazy, expect_logs, monkeypatch):
+    expect_logs("finishing an interrupted snapshot")
     make_volume(engine, content=b"old")
 
     def refuse(*_):
@@ -314,7 +314,8 @@ def prepared(engine):
     return serving(engine, "volume")
 
 
-def test_a_revert_the_worker_never_heard_of_did_not_happen(engine, monkeypatch):
+def test_a_revert_the_worker_never_heard_of_did_not_happen(engine, lazy, expect_logs, monkeypatch):
+    expect_logs("finding out how an interrupted operation ended")
     with prepared(engine) as (_, client):
         client.write(0, b"new")
         revert_and_crash(engine, monkeypatch, (access, "tell_to_switch"))
@@ -327,7 +328,8 @@ def test_a_revert_the_worker_never_heard_of_did_not_happen(engine, monkeypatch):
     assert engine.check().problems == []
 
 
-def test_a_revert_the_worker_made_is_finished(engine, monkeypatch):
+def test_a_revert_the_worker_made_is_finished(engine, lazy, expect_logs, monkeypatch):
+    expect_logs("finding out how an interrupted operation ended")
     with prepared(engine) as (_, client):
         client.write(0, b"new")
         revert_and_crash(engine, monkeypatch, (replacing, "_forward"))
@@ -339,7 +341,8 @@ def test_a_revert_the_worker_made_is_finished(engine, monkeypatch):
 
 
 @pytest.mark.parametrize("switched", [True, False])
-def test_a_revert_is_decided_by_what_was_flushed(engine, monkeypatch, switched):
+def test_a_revert_is_decided_by_what_was_flushed(engine, lazy, expect_logs, monkeypatch, switched):
+    expect_logs("finding out how an interrupted operation ended")
     where = (replacing, "_forward") if switched else (access, "tell_to_switch")
     with prepared(engine) as (_, client):
         client.write(0, b"new")

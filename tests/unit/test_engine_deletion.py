@@ -1,16 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from fisk_core.engine import Engine
 from fisk_core.errors import AlreadyExists, Cancelled, InUse, NotFound
 from fisk_core.model import State
 from tests.engines import BLOCK, MIB, TINY, make_volume, paths_in, read, write
-
-
-@pytest.fixture
-def engine(tmp_path):
-    with Engine.open(tmp_path) as opened:
-        yield opened
 
 
 def files(engine):

@@ -8,13 +8,6 @@ from fisk_core.errors import AlreadyExists, InUse, InvalidValue, LimitExceeded, 
 from fisk_core.model import MAX_SIZE, State
 from tests.engines import BLOCK, MIB, PAGE, TINY, make_volume, paths_in, read, write
 
-
-@pytest.fixture
-def engine(tmp_path):
-    with Engine.open(tmp_path) as opened:
-        yield opened
-
-
 # Names, sizes, parameters
 
 

@@ -3,17 +3,9 @@ import uuid
 
 import pytest
 
-from fisk_core.engine import Engine
 from fisk_core.errors import AlreadyExists, InUse, InvalidValue, NotFound, ReadOnly
 from fisk_core.model import Change, State
 from tests.engines import BLOCK, MIB, PAGE, TINY, make_volume, paths_in, read, write
-
-
-@pytest.fixture
-def engine(tmp_path):
-    with Engine.open(tmp_path) as opened:
-        yield opened
-
 
 # Snapshots
 
