@@ -2,11 +2,13 @@
 """``fisk serve``."""
 
 import argparse
+import os
+import socket
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 from fisk_core.cli.base import FiskCommand
-from fisk_core.errors import InvalidValue, NotFound
+from fisk_core.errors import InvalidValue
 
 if TYPE_CHECKING:
     from fisk_core.dataplane.server import ServeOptions
@@ -66,27 +68,36 @@ def _options(
 ) -> "ServeOptions":
     from fisk_core.dataplane.server import ServeOptions
 
-    socket = parsed_args.socket
-    if socket is None and parsed_args.listen is None:
-        socket = str(engine.home.socket(fisk.id))
+    if parsed_args.tls_verify and not parsed_args.tls_dir:
+        raise InvalidValue("--tls-verify needs --tls-dir")
+    alone = not read_only or _is_first_reader(fisk.id)
+    unix = parsed_args.socket
+    if unix is None and parsed_args.listen is None:
+        usual = engine.home.socket(fisk.id)
+        unix = str(usual if alone else usual.with_suffix(f".{os.getpid()}.nbd"))
     return ServeOptions(
-        unix=socket,
+        unix=unix,
         listen=address(parsed_args.listen) if parsed_args.listen else None,
-        control=None if read_only and _is_controlled(engine, fisk) else str(engine.home.control(fisk.id)),
+        control=str(engine.home.control(fisk.id)) if alone else None,
         export=parsed_args.export_name,
         tls=_tls(parsed_args),
         announce=True,
     )
 
 
-def _is_controlled(engine: "Engine", fisk: "Fisk") -> bool:
-    """Whether another worker has the control socket: of several readers the first does."""
-    from fisk_core.dataplane import control
+def _is_first_reader(fisk_id: str) -> bool:
+    """Whether no other reader has what only one can have: the usual socket, and the control socket.
 
+    A name without a file, that goes with the process (this one and, by the open descriptor, the worker it
+    becomes), so that of readers started at once exactly one is the first.
+    """
+    mark = socket.socket(socket.AF_UNIX)
     try:
-        control.call(engine.home.control(fisk.id), {"op": "status"})
-    except NotFound:
+        mark.bind(f"\0fisk-first-reader-of-{fisk_id}")
+    except OSError:
+        mark.close()
         return False
+    os.set_inheritable(mark.detach(), True)
     return True
 
 
@@ -94,8 +105,6 @@ def _tls(parsed_args: argparse.Namespace) -> "TlsOptions | None":
     from fisk_core.dataplane.tls import TlsOptions, server_context
 
     if not parsed_args.tls_dir and not parsed_args.tls_psk:
-        if parsed_args.tls_verify:
-            raise InvalidValue("--tls-verify needs --tls-dir")
         return None
     options = TlsOptions(parsed_args.tls_dir, parsed_args.tls_psk, parsed_args.tls_verify)
     server_context(options)  # complains now, not in the worker

@@ -3,22 +3,25 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fisk_core.cli.base import FiskCommand
+from fisk_core.cli.base import FiskLister
+from fisk_core.cli.columns import HEADINGS, row
 from fisk_core.units import format_size
 
 if TYPE_CHECKING:
     from fisk_core.engine import TreeNode
+    from fisk_core.model import Fisk
 
 _BOXES = ("├── ", "└── ", "│   ", "    ")
 _PLAIN = ("|-- ", "`-- ", "|   ", "    ")
 
 
-class Tree(FiskCommand):
+class Tree(FiskLister):
     """Draw what was made from what
 
-    Lineage is for people: nothing depends on it, and whose parent was deleted stands at the left.
+    Lineage is for people: nothing depends on it, and whose parent was deleted stands at the left.  Other
+    formats than the drawing list the Fisks in its order, each with its depth.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -26,12 +29,19 @@ class Tree(FiskCommand):
         parser.add_argument("name", metavar="NAME", nargs="?", help="Only the tree below this Fisk.")
         return parser
 
-    def take_action(self, parsed_args: argparse.Namespace) -> None:
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         with self.engine() as engine:
-            roots = engine.tree(parsed_args.name)
+            self.roots = engine.tree(parsed_args.name)
+        rows = ((depth, *row(fisk), fisk.parent_id) for depth, fisk in walk(self.roots))
+        return ("Depth", *HEADINGS, "Parent ID"), rows
+
+    def produce_output(self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any) -> int:
+        if parsed_args.formatter != self.formatter_default or parsed_args.columns:
+            return super().produce_output(parsed_args, column_names, data)
         boxes = _BOXES if _can_draw(self.app.stdout.encoding) else _PLAIN
-        for line in table(list(branches(roots, boxes))):
+        for line in table(list(branches(self.roots, boxes))):
             self.app.stdout.write(f"{line}\n")
+        return 0
 
 
 def _can_draw(encoding: str | None) -> bool:
@@ -40,6 +50,15 @@ def _can_draw(encoding: str | None) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def walk(roots: "Sequence[TreeNode]") -> "Iterator[tuple[int, Fisk]]":
+    """Give (depth, Fisk), parents before children."""
+    todo = [(0, node) for node in reversed(roots)]
+    while todo:
+        depth, node = todo.pop()
+        yield depth, node.fisk
+        todo += [(depth + 1, child) for child in reversed(node.children)]
 
 
 def branches(roots: "Sequence[TreeNode]", boxes: Sequence[str] = _BOXES) -> Iterator[tuple[str, ...]]:
@@ -62,5 +81,5 @@ def branches(roots: "Sequence[TreeNode]", boxes: Sequence[str] = _BOXES) -> Iter
 def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     """Give one aligned line for each row."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+    for line in rows:
+        yield "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
