@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+#   make demo     show the main job on a real disk        make check   ruff, mypy, documentation
+#   make test     check, then run all tests               make docs    build the manual
+#   make bench    measure beside nbdkit and qemu-nbd      make clean   remove what these made
+#   make deps     only install what the others need
+#
+# All install what they need first: Debian packages (bindep.txt) with apt-get, Python packages into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A plain path entry: the import hook of the other editable modes costs every worker time and memory.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat
+SPHINX := $(BIN)/sphinx-build -q -W --keep-going -j 2
+PYTEST_ARGS ?=
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: demo test bench check lint types docs deps clean system-demo system-test system-bench system-base
+
+demo: system-demo $(VENV)/.core
+	$(BIN)/python -m demo
+
+test: system-test check
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: system-bench $(VENV)/.bench
+	$(BIN)/python -m bench
+
+check: lint types docs
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+docs: $(VENV)/.test
+	$(SPHINX) -b html doc/source doc/build/html
+
+deps: system-demo system-test system-bench $(VENV)/.test $(VENV)/.bench
+
+system-base:
+	@tools/system-packages
+system-demo system-test system-bench: system-%:
+	@tools/system-packages $*
+
+# The stamps are older than setup.cfg when what is to be installed has changed.
+$(VENV)/.core: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+$(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[test,docs]'
+	@touch $@ $(VENV)/.core
+$(VENV)/.bench: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[bench]'
+	@touch $@ $(VENV)/.core
+
+$(BIN)/python: | system-base
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "fisk: needs Python 3.11 or later, $(PYTHON) is older; try: make PYTHON=python3.12" >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) .work build dist doc/build *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find bench demo fisk_core tests -name __pycache__ -prune -exec rm -rf {} +
