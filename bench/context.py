@@ -21,16 +21,20 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Effort:
-    """How much work a run takes: rounds of every comparison, seconds of every load, bytes of a hot file."""
+    """How much work a run takes: rounds of every comparison, seconds of every load, bytes of a hot file.
+
+    ``wide``: bytes of the files in which every cluster of 64 KiB is touched once.
+    """
 
     rounds: int
     seconds: float
     size: int
-    lineage: int = 1000
+    wide: int
+    lineage: int
 
 
-FULL = Effort(rounds=5, seconds=3, size=1 * GIB)
-QUICK = Effort(rounds=1, seconds=1, size=1 * GIB, lineage=100)
+FULL = Effort(rounds=5, seconds=3, size=1 * GIB, wide=2 * GIB, lineage=1000)
+QUICK = Effort(rounds=1, seconds=1, size=1 * GIB, wide=1 * GIB, lineage=100)
 
 
 class Bench:
@@ -52,10 +56,18 @@ class Bench:
 
     @cached_property
     def raw_file(self) -> Path:
-        """A file of random bytes, the size of the effort."""
-        path = self.directory / "peer.raw"
+        """A file of random bytes, as large as a hot file."""
+        return self._file_of_noise("peer.raw", self.effort.size)
+
+    @cached_property
+    def wide_file(self) -> Path:
+        """A file of random bytes, as large as a wide one."""
+        return self._file_of_noise("wide.raw", self.effort.wide)
+
+    def _file_of_noise(self, name: str, size: int) -> Path:
+        path = self.directory / name
         with path.open("wb") as file:
-            for chunk in noise(self.effort.size):
+            for chunk in noise(size):
                 file.write(chunk)
         return path
 
@@ -68,22 +80,23 @@ class Bench:
         return path
 
     def overlay_file(self) -> Path:
-        """Give a new, empty qcow2 file over ``raw_file``, replacing the last one."""
+        """Give a new, empty qcow2 file over ``wide_file``, replacing the last one."""
         path = self.directory / "overlay.qcow2"
         path.unlink(missing_ok=True)
-        call(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(self.raw_file), "-F", "raw", str(path)])
+        call(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(self.wide_file), "-F", "raw", str(path)])
         return path
 
     def engine(self) -> Engine:
         """Open our engine on the home of this run; to be closed by the caller."""
         return Engine.open(self.home)
 
-    def filled(self, name: str) -> str:
+    def filled(self, name: str, size: int = 0) -> str:
         """Make sure there is a live Fisk ``name`` as large as a hot file, and all written; gives ``name``."""
+        size = size or self.effort.size
         with self.engine() as engine:
             if not engine.list(name=name):
-                engine.create(name, self.effort.size)
-                fill(engine, name, self.effort.size)
+                engine.create(name, size)
+                fill(engine, name, size)
         return name
 
     def serve(self, name: str, *, read_only: bool = False) -> AbstractContextManager[peers.Server]:
@@ -96,14 +109,14 @@ class Bench:
         return Path(self._sockets.name)
 
     def load(
-        self, target: Target, load: Load, *, seconds: float | None = None, once: bool = False
+        self, target: Target, load: Load, *, size: int = 0, seconds: float = 0, once: bool = False
     ) -> Outcome:
         """Run ``load`` for the seconds of the effort, all dirty pages written back before it starts."""
         os.sync()
         return run(
             target,
             load,
-            size=self.effort.size,
+            size=size or self.effort.size,
             seconds=seconds or self.effort.seconds,
             once=once,
             cwd=self.directory,

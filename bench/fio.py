@@ -10,11 +10,15 @@ from bench.processes import BenchFailed, call
 
 @dataclass(frozen=True)
 class Load:
-    """What fio shall do: ``rw`` in fio's words, ``block`` bytes a request, ``depth`` requests in flight."""
+    """What fio shall do: ``rw`` in fio's words, ``block`` bytes a request, ``depth`` requests in flight.
+
+    ``align``: only offsets that are multiples of it, where it is not 0.
+    """
 
     rw: str
     block: int
     depth: int
+    align: int = 0
 
     @property
     def writes(self) -> bool:
@@ -52,14 +56,15 @@ class Target:
 def run(target: Target, load: Load, *, size: int, seconds: float, once: bool = False, cwd: Path) -> Outcome:
     """Apply ``load`` to the first ``size`` bytes of ``target`` for ``seconds``; raises BenchFailed.
 
-    ``once``: touch every block at most once, and stop early when all were touched.
+    ``once``: touch every offset at most once, and stop early when all were touched.
     """
+    stride = load.align or load.block
     command = [
         *("fio", "--name=load", "--output-format=json", "--randrepeat=0", "--group_reporting"),
         *target.options,
         *(f"--rw={load.rw}", f"--bs={load.block}", f"--iodepth={load.depth}"),
-        *(f"--size={size}", f"--runtime={int(seconds * 1000)}ms"),
-        *(() if once else ("--time_based", "--norandommap")),
+        *(f"--blockalign={stride}", f"--size={size}", f"--runtime={int(seconds * 1000)}ms"),
+        *((f"--io_size={size // stride * load.block}",) if once else ("--time_based", "--norandommap")),
     ]
     said = call(command, cwd=cwd, timeout=seconds + 60)
     try:

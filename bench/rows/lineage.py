@@ -24,10 +24,10 @@ from bench.rows.hot import (
     WRITE_4K,
     Measure,
     bandwidth,
-    first_writes,
     iops,
     latency,
     measure,
+    touch_blocks,
 )
 from fisk_core.dataplane.disk import Disk
 from fisk_core.engine import Engine
@@ -84,7 +84,7 @@ def _touch_clone(bench: Bench, name: str) -> float:
     with bench.engine() as engine:
         engine.clone(name, clone)
     with bench.serve(clone) as server:
-        found = first_writes(bench, server)
+        found = touch_blocks(bench, server)
     with bench.engine() as engine:
         engine.delete(clone)
     return found
