@@ -31,6 +31,7 @@ class Loop:
         self.rounds: list[Callable[[], bool]] = []
         """called after each round of events; True asks for another round at once"""
         self.stopping = False
+        self._signals: list[signal.Signals] = []
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._running: set[object] = set()
         self._barriers: list[tuple[set[object], Callable[[], None]]] = []
@@ -101,6 +102,7 @@ class Loop:
 
         for number in signals:
             signal.signal(number, handler)
+            self._signals.append(number)
 
     def run(self) -> None:
         """Handle events until :attr:`stopping`."""
@@ -126,7 +128,9 @@ class Loop:
         return None
 
     def close(self) -> None:
-        """Finish the work under way, and what that leads to, and close."""
+        """Finish the work under way, and what that leads to, and close; further signals change nothing."""
+        for number in self._signals:
+            signal.signal(number, signal.SIG_IGN)
         while self._running:
             select.select([self._wake], [], [])
             self._woken(0)
