@@ -33,7 +33,7 @@ class Effort:
     lineage: int
 
 
-FULL = Effort(rounds=5, seconds=3, size=1 * GIB, wide=2 * GIB, lineage=1000)
+FULL = Effort(rounds=5, seconds=3, size=1 * GIB, wide=4 * GIB, lineage=1000)
 QUICK = Effort(rounds=1, seconds=1, size=1 * GIB, wide=1 * GIB, lineage=100)
 
 

@@ -119,8 +119,7 @@ def first_touch(bench: Bench) -> Iterator[Figure]:
 
 def touch_clusters(bench: Bench, server: Server) -> float:
     """Write 4 KiB at the beginning of every 64 KiB of a wide file, once."""
-    seconds, size = bench.effort.seconds / 2, bench.effort.wide
-    return bench.load(server.target, WRITE_CLUSTERS, size=size, seconds=seconds, once=True).iops
+    return bench.load(server.target, WRITE_CLUSTERS, size=bench.effort.wide, once=True).iops
 
 
 def touch_blocks(bench: Bench, server: Server) -> float:
