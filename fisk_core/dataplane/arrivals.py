@@ -60,7 +60,8 @@ class Arrivals:
     def go_on(self, conn: Connection, stream: Stream, position: int) -> int:
         """Write the whole blocks in the inbox from ``position``; gives where they end."""
         count = min(stream.left, conn.have - position)
-        count -= count % self._server.disk.block_size
+        if stream.error is None:
+            count -= count % self._server.disk.block_size
         try:
             if count and stream.error is None:
                 self._server.disk.write(stream.offset, conn.view[position : position + count])

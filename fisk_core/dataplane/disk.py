@@ -14,6 +14,7 @@ A block that becomes live is written whole, so stale bytes a crash left in the l
 with ``flags=RWF_NOWAIT`` raise BlockingIOError before they change anything, and can be made again.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -116,7 +117,8 @@ class Disk:
     def _enter(self, period: Period) -> None:
         self.layers.add(period.live, period.layer)
         self.period = period
-        self.record(1)
+        with contextlib.suppress(errors.NoSpace):  # each change asks again, and is refused then
+            self.record(1)
 
     # Reading
 
