@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both programs have the same commands, each describes itself, and none asks Keystone."""
+
+from importlib.metadata import entry_points
+
+import pytest
+from cliff.command import Command
+
+from fisk_core.cli.base import FiskCommand
+
+OURS = {entry.name: entry for entry in entry_points(group="fisk.cli")}
+THEIRS = {entry.name: entry for entry in entry_points(group="openstack.fisk.v1")}
+VERBS = [
+    "create",
+    "import",
+    "download",
+    "snapshot",
+    "clone",
+    "revert",
+    "resize",
+    "delete",
+    "list",
+    "show",
+    "set",
+    "diff",
+    "tree",
+    "check",
+    "scrub",
+    "gc",
+    "serve",
+    "map",
+    "route",
+    "pool_create",
+    "pool_list",
+    "pool_show",
+    "pool_rescan",
+]
+
+
+def test_every_verb_is_there():
+    assert sorted(OURS) == sorted(VERBS)
+
+
+def test_the_openstack_client_has_the_same_classes():
+    assert {name.removeprefix("fisk_"): entry.value for name, entry in THEIRS.items()} == {
+        name: entry.value for name, entry in OURS.items()
+    }
+    assert all(name.startswith("fisk_") for name in THEIRS)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_command_describes_itself_and_needs_no_cloud(name):
+    command = OURS[name].load()
+    assert issubclass(command, FiskCommand)
+    assert command.__doc__
+    assert command.__doc__ != Command.__doc__
+    assert command.auth_required is False
