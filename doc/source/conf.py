@@ -12,7 +12,7 @@ project = "Fisk"
 author = "The Fisk authors"
 version = release = __version__
 
-extensions = ["cliff.sphinxext", "error_table"]
+extensions = ["cliff.sphinxext", "oslo_config.sphinxext", "catalog_tables", "error_table", "struct_layout"]
 exclude_patterns = ["_ext"]
 nitpicky = True
 
