@@ -109,7 +109,7 @@ class ColdReads:
             progress = progress or len(batch.reads) < before
             if batch.reads and batch.since < deadline:
                 for cookie, offset, length in batch.reads:
-                    self._fetch(Request(conn, 0, CMD_READ, cookie, offset, length))
+                    self.fetch(Request(conn, 0, CMD_READ, cookie, offset, length))
                 batch.reads = []
             elif batch.reads:
                 self._small.append(batch)
@@ -124,7 +124,7 @@ class ColdReads:
                 self._large.append(request)
                 continue
             if answered is False:
-                self._fetch(request)
+                self.fetch(request)
             request.conn.ended(1, request.length)
         return len(self._large) < len(requests)
 
@@ -138,7 +138,7 @@ class ColdReads:
             self._server.transmission.fail(request, exc)
         return True
 
-    def _fetch(self, request: Request) -> None:
+    def fetch(self, request: Request) -> None:
         """Let a thread wait for the data; where it lies is looked up here, on the map's own thread."""
         disk = self._server.disk
         plan = disk.plan(request.offset, request.length)

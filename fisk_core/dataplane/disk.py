@@ -15,6 +15,7 @@ with ``flags=RWF_NOWAIT`` raise BlockingIOError before they change anything, and
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -391,6 +392,10 @@ def _load(pool: Pool, spec: DiskSpec) -> BlockMap:
     return load_map(pool, spec.base_id, spec.size)
 
 
+class CannotTell(BlockingIOError):
+    """This file system (tmpfs for one) does not say whether a read would have to wait."""
+
+
 def read_extent(fd: int, view: memoryview, offset: int, flags: int = 0) -> None:
     """Read all of ``view`` from one layer; what lies behind the end of its file is zeros."""
     if fd == HOLE:
@@ -402,6 +407,8 @@ def read_extent(fd: int, view: memoryview, offset: int, flags: int = 0) -> None:
         except BlockingIOError:
             raise
         except OSError as exc:
+            if flags and exc.errno == errno.EOPNOTSUPP:
+                raise CannotTell from exc
             raise errors.from_oserror(exc, "read a layer") from exc
         if not count:
             return zero(view[done:])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fisk_core import _linux, errors
 from fisk_core.dataplane import protocol as nbd
 from fisk_core.dataplane.connection import MAX_PENDING, Connection, FileSpan
-from fisk_core.dataplane.disk import Disk, read_extent
+from fisk_core.dataplane.disk import CannotTell, Disk, read_extent
 from fisk_core.dataplane.fastpath import FastPath
 from fisk_core.dataplane.layers import HOLE
 from fisk_core.dataplane.protocol import (
@@ -267,6 +267,8 @@ class Transmission:
         """Answer a read from the page cache, or leave it to the cold reads."""
         try:
             self.read_now(request, os.RWF_NOWAIT)
+        except CannotTell:
+            self.server.cold.fetch(request)
         except BlockingIOError:
             self.server.cold.add(request)
 
