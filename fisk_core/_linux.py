@@ -44,6 +44,15 @@ def clone_range(source_fd: int, source_offset: int, length: int, fd: int, offset
     fcntl.ioctl(fd, _FICLONERANGE, struct.pack("=qQQQ", source_fd, source_offset, length, offset))
 
 
+_malloc_trim = getattr(_libc, "malloc_trim", None)  # glibc's; other C libraries give memory back unasked
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system: after something large was built and dropped."""
+    if _malloc_trim is not None:
+        _malloc_trim(0)
+
+
 class _CachestatRange(ctypes.Structure):
     _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
 

@@ -134,6 +134,7 @@ _FROM_ERRNO = {
     errno.ENOSPC: NoSpace,
     errno.EDQUOT: NoSpace,
     errno.EROFS: ReadOnly,
+    errno.EFBIG: LimitExceeded,
     errno.EOPNOTSUPP: Unsupported,
 }
 

@@ -6,7 +6,6 @@ nothing here needs the catalog.
 """
 
 from collections.abc import Iterator
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -20,51 +19,43 @@ from fisk_core.pools.base import Kind, Pool
 
 
 def open_source(pool: Pool, map_id: str) -> Source:
-    """Open the stored form of a map; raises NotFound or Corrupt."""
-    logs: list[log.Contents] = []
+    """Open the stored form of a map; raises NotFound or Corrupt.
+
+    A map may be consolidated while its chain is being followed: then its log goes, and the maps below that
+    only it needed.  Whoever misses something begins again when a map on the way has a blob by now.
+    """
+    while True:
+        logs: list[log.Contents] = []
+        try:
+            return _follow(pool, map_id, logs)
+        except NotFound:
+            passed = [contents.header.map_id for contents in logs]
+            last = logs[-1].header.base_id if logs else map_id
+            if not any(pool.has_blob(blob.name_of(each)) for each in [*passed, last] if each):
+                raise
+
+
+def _follow(pool: Pool, map_id: str, logs: list[log.Contents]) -> Source:
+    """Open a chain of maps down to the first blob; ``logs`` gets those that were read on the way."""
     source: Source | None = None
     following: str | None = map_id
     while following and source is None:
         if pool.has_blob(blob.name_of(following)):
             source = blob.Blob(pool, following)
         else:
-            contents = _read_log(pool, following)
-            logs.append(contents)
-            following = contents.header.base_id
+            with pool.open_device(Kind.LOG, following, writable=False) as device:
+                logs.append(log.read(device, following))
+            following = logs[-1].header.base_id
     if source is None:
         source = Empty(logs[-1].header.geometry)
     for contents in reversed(logs):
-        base = Truncated(source, contents.header.base_size)
-        source = log.Logged(base, contents.header, contents.records)
+        source = log.Logged(Truncated(source, contents.header.base_size), contents.header, contents.records)
     return source
-
-
-def _read_log(pool: Pool, map_id: str) -> log.Contents:
-    try:
-        device = pool.open_device(Kind.LOG, map_id, writable=False)
-    except NotFound:
-        # Consolidation puts the blob in place before it removes the log: look again before giving up.
-        if pool.has_blob(blob.name_of(map_id)):
-            raise _Consolidated(f"map {map_id} was just consolidated") from None
-        raise NotFound(f"map {map_id} is not in pool {pool.name}") from None
-    with device:
-        return log.read(device, map_id)
-
-
-class _Consolidated(NotFound):
-    """The map changed its stored form while it was being opened."""
 
 
 def load_map(pool: Pool, map_id: str, size: int) -> BlockMap:
     """Give the map for reading, as a Fisk of ``size`` bytes sees it; raises NotFound or Corrupt."""
-    for attempt in count():
-        try:
-            source = open_source(pool, map_id)
-            return BlockMap(Truncated(source, size), size)
-        except _Consolidated:
-            if attempt == 3:
-                raise
-    raise AssertionError("not reached")
+    return BlockMap(Truncated(open_source(pool, map_id), size), size)
 
 
 def load_live_map(pool: Pool, map_id: str, size: int) -> BlockMap:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from fisk_core import errors
+from fisk_core import _linux, errors
 from fisk_core.blockmap import BlockMap, Geometry, LogWriter, empty_map, load_live_map, load_map
 from fisk_core.blockmap.log import Changes, encode_changes
 from fisk_core.dataplane.layers import HOLE, Layers
@@ -35,6 +35,7 @@ WRITE_PIECE = 128 << 10
 File systems put what one call writes into folios as large, and a later small write to a large folio is slow
 (ext4 walks all its buffers: 4 KiB random writes run at 71 k/s after 1 MiB writes, 220 k/s after these).
 """
+_MANY_CHANGES = 4096  # pages whose copies are worth giving back (8 MiB)
 _ZEROS = memoryview(bytes(1 << 20))
 
 
@@ -264,7 +265,7 @@ class Disk:
     def _drop(self, first: int, count: int) -> None:
         period = self.writable()
         live = [run for run in self.map.runs(first, count) if run[2] == period.live] if count else []
-        self.record(count)
+        self.record(0)  # whole pages that follow one another take one record, only the edges more
         self.map.own(first, count, 0)
         self.written = True
         for start, blocks, _ in live:
@@ -330,6 +331,9 @@ class Disk:
         if error is not None:
             self.failed = f"a flush failed: {error}"
             return
+        if len(flush.changes) > _MANY_CHANGES:
+            flush.changes.clear()
+            _linux.trim_memory()
         self.map.collapse([page for page, owners in flush.changes if isinstance(owners, bytes)][:64])
 
     def flush(self) -> None:

@@ -49,6 +49,8 @@ def clone(
 
     def attempt() -> list[Fisk]:
         with freezing(context, [ref], names) as (source,):
+            if size is not None:
+                validate.fits(size, context.open_pool(source.record.pool))
             rows, periods = _rows(source, names, ids, role, size)
             with context.catalog.change() as conn:
                 fisks.require_free(conn, names)

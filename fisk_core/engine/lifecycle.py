@@ -37,6 +37,7 @@ def create(
     validate.geometry(block_size, page_size)
     labels = validate.set_attributes(attributes)
     where = context.pool_row(pool)
+    validate.fits(size, context.open_pool(where.name))
     shape = {"size": size, "role": role, "block_size": block_size, "page_size": page_size}
     if id is not None:
         found = existing(context, id, {"name": name, "pool": where.name, "attributes": labels, **shape})

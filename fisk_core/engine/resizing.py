@@ -34,6 +34,7 @@ def resize(context: Context, ref: str, size: int, *, shrink: bool = False) -> Fi
             raise InvalidValue(
                 f"'{record.name}' has {record.size} bytes; making it smaller loses data and must be asked for"
             )
+        validate.fits(size, context.open_pool(record.pool))
         (_shrink if size < record.size else _grow)(context, record, size)
     context.settler.notify()
     with context.catalog.read() as conn:

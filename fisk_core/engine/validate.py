@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from fisk_core.catalog.fisks import is_id
 from fisk_core.errors import InvalidValue, LimitExceeded
 from fisk_core.model import MAX_SIZE
+from fisk_core.pools.base import Pool
+from fisk_core.units import format_size
 
+_ASKED_FROM = 1 << 40  # every file system worth the name has files of 1 TiB
 SECTOR = 512
 MAX_KEY = 255
 MAX_VALUE = 64 << 10
@@ -44,6 +47,13 @@ def size(value: int) -> int:
     if value <= 0 or value % SECTOR:
         raise InvalidValue(f"{value} bytes is not the size of a disk: it must be a positive multiple of 512")
     return value
+
+
+def fits(value: int, pool: Pool) -> None:
+    """Raise LimitExceeded if a pool cannot hold a layer of that size: better now than at a later write."""
+    if value > _ASKED_FROM and value > pool.largest_device:
+        limit = format_size(pool.largest_device)
+        raise LimitExceeded(f"pool '{pool.name}' is on a file system whose files end at {limit}")
 
 
 def geometry(block_size: int, page_size: int) -> None:

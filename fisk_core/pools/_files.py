@@ -4,11 +4,12 @@
 Everything here raises OSError as ``os`` does; ``named`` turns it into the typed error, in one place.
 """
 
+import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
 from fisk_core.errors import InvalidValue, from_oserror
 
@@ -118,6 +119,24 @@ def replace(path: str, chunks: Iterable[bytes], durable: bool) -> None:
         sync_directory(directory)
 
 
+def replace_many(contents: Sequence[tuple[str, bytes]]) -> None:
+    """Put each content at its path durably, every one as a whole, as ``replace`` does.
+
+    Step by step for all of them: the first sync commits what the others need too, so many take little
+    longer than one.
+    """
+    with ExitStack() as stack:
+        files = [(stack.enter_context(temporary(os.path.dirname(path))), path) for path, _ in contents]
+        for ((fd, _), _), (_, data) in zip(files, contents, strict=True):
+            write_all(fd, data)
+        for (fd, _), _ in files:
+            os.fdatasync(fd)
+        for (_, temporary_path), path in files:
+            os.rename(temporary_path, path)
+    for directory in sorted({os.path.dirname(path) for path, _ in contents}):
+        sync_directory(directory)
+
+
 def is_there(path: str) -> bool:
     """Say whether a file has that name."""
     with named("stat", path):
@@ -126,6 +145,21 @@ def is_there(path: str) -> bool:
         except FileNotFoundError:
             return False
     return True
+
+
+def largest(path: str, limit: int) -> int:
+    """Give the largest size up to ``limit`` that a file can have, in whole 4 KiB; the file ends up sparse."""
+    low, high = 0, limit >> 12
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            os.truncate(path, middle << 12)
+            low = middle
+        except OSError as exc:
+            if exc.errno not in (errno.EFBIG, errno.EINVAL):
+                raise
+            high = middle - 1
+    return low << 12
 
 
 def make_root(path: str) -> None:

@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from fisk_core.errors import InvalidValue, Unsupported
+from fisk_core.model import MAX_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -269,6 +270,11 @@ class Pool(ABC):
     def put_blob(self, name: str, chunks: Iterable[bytes], durable: bool = True) -> None:
         """Create or replace a blob as a whole; ``durable``: it is on stable storage on return."""
 
+    def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
+        """Put many small blobs durably, each as ``put_blob`` does; a driver may do better than one by one."""
+        for name, data in blobs.items():
+            self.put_blob(name, [data])
+
     @abstractmethod
     def open_blob(self, name: str) -> BlobReader:
         """Open a blob; raises NotFound."""
@@ -291,6 +297,11 @@ class Pool(ABC):
         """Say whether there is such a blob."""
 
     # The pool as a whole
+
+    @property
+    def largest_device(self) -> int:
+        """Bytes a device can have, as far as the medium limits that."""
+        return MAX_SIZE
 
     @abstractmethod
     def space(self) -> Space:

@@ -21,6 +21,7 @@ from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from fisk_core.model import MAX_SIZE
 from fisk_core.pools import _files, _filesystem
 from fisk_core.pools._header import Header, create_header, read_header
 from fisk_core.pools._options import FileOptions
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 _FOLDERS = {Kind.LAYER: "layers", Kind.LOG: "logs"}
 _BLOBS, _STAGING = "blobs", "staging"
+_FILES_AT_ONCE = 200  # temporary files open together
 
 
 class FilePool(Pool):
@@ -91,6 +93,12 @@ class FilePool(Pool):
             shared=False,
             preallocate=self._file_system.preallocates,
         )
+
+    @cached_property
+    def largest_device(self) -> int:
+        """Found by trying: a file of ext4 ends at 16 TiB."""
+        with self.staging_file() as path, _files.named("try the largest file in", self._root):
+            return _files.largest(str(path), MAX_SIZE)
 
     # Devices
 
@@ -169,6 +177,15 @@ class FilePool(Pool):
 
     def put_blob(self, name: str, chunks: Iterable[bytes], durable: bool = True) -> None:
         self._replace(self._blob_path(name), chunks, durable)
+
+    def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
+        contents = [(self._blob_path(name), data) for name, data in blobs.items()]
+        for start in range(0, len(contents), _FILES_AT_ONCE):
+            some = contents[start : start + _FILES_AT_ONCE]
+            with _files.named("write blobs in", self._root):
+                for directory in {os.path.dirname(path) for path, _ in some}:
+                    self._make_directory(directory)
+                _files.replace_many(some)
 
     def open_blob(self, name: str) -> FileBlob:
         path = self._blob_path(name)

@@ -87,13 +87,14 @@ def _name_blob(conn: Connection, row: MapRow, named: set[str]) -> Garbage:
 def publish(context: "Context", stale: Sequence[Record]) -> None:
     """Write the headers of Fisks into their pools, durably, and note which revision is there."""
     written: dict[str, int] = {}
-    for record in stale:
+    for pool in sorted({record.pool for record in stale}):
+        records = [record for record in stale if record.pool == pool]
         try:
-            _write_header(context, record)
+            context.open_pool(pool).put_blobs(_headers(context, records))
         except FiskError as exc:
-            LOG.warning("the header of Fisk %s could not be written: %s", record.name, exc)
+            LOG.warning("the headers of %d Fisks could not be written: %s", len(records), exc)
         else:
-            written[record.id] = record.revision
+            written.update((record.id, record.revision) for record in records)
     if not written:
         return
     with context.catalog.change() as conn:
@@ -101,8 +102,11 @@ def publish(context: "Context", stale: Sequence[Record]) -> None:
     sweep.remove(context, Garbage(fisks=[(record.pool, record.id) for record in stale if record.id in gone]))
 
 
-def _write_header(context: "Context", record: Record) -> None:
+def _headers(context: "Context", records: Sequence[Record]) -> dict[str, bytes]:
     with context.catalog.read() as conn:
-        header = headers.header_of(record, fisks.attributes_of(conn, record.id), version(conn))
-    data = headers.encode(header)
-    context.open_pool(record.pool).put_blob(headers.name_of(record.id), [data], durable=True)
+        now = version(conn)
+        labels = {record.id: fisks.attributes_of(conn, record.id) for record in records}
+    return {
+        headers.name_of(record.id): headers.encode(headers.header_of(record, labels[record.id], now))
+        for record in records
+    }

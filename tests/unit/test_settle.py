@@ -151,14 +151,14 @@ def test_a_header_is_there_before_the_first_write(engine, monkeypatch):
 
 def test_the_header_of_a_fisk_deleted_meanwhile_goes(engine, monkeypatch):
     make_volume(engine)
-    real = settle._write_header
+    real = settle._headers
 
-    def slow(context, record):
-        real(context, record)
+    def slow(context, records):
+        found = real(context, records)
         engine.delete("volume")
-        real(context, record)
+        return found
 
-    monkeypatch.setattr(settle, "_write_header", slow)
+    monkeypatch.setattr(settle, "_headers", slow)
     engine.settle()
     assert paths_in(engine.home.pool("default"), "blobs/fisks") == []
 
