@@ -52,7 +52,8 @@ def quick(served):
 
 @pytest.mark.parametrize("structured", [False, True])
 @pytest.mark.parametrize(
-    ("length", "count"), [(4096, 200_000), (64 << 10, 20_000), (65 << 10, 20_000), (MIB, 2000), (32 * MIB, 100)]
+    ("length", "count"),
+    [(4096, 200_000), (64 << 10, 20_000), (65 << 10, 20_000), (MIB, 2000), (32 * MIB, 100)],
 )
 def test_a_client_that_never_reads_its_replies(served, structured, length, count):
     with served.raw(structured=structured) as raw:
@@ -66,13 +67,12 @@ def test_a_client_that_never_reads_its_replies(served, structured, length, count
 @pytest.mark.parametrize("length", [64 << 10, 32 * MIB])
 def test_reads_of_holes_and_scattered_data_that_are_never_taken(tmp_path, length):
     """These cannot be sent straight from a file."""
-    with Served(make_spec(make_pool(tmp_path / "pool"), SIZE), tmp_path) as served:
-        with served.raw() as raw:
-            for block in range(0, 4000, 2):
-                raw.write(block * 512, b"x" * 512)
-            before = served.resident()
-            ask(raw, p.CMD_READ, length, 20_000)
-            assert served.resident() - before < BOUND
+    with Served(make_spec(make_pool(tmp_path / "pool"), SIZE), tmp_path) as served, served.raw() as raw:
+        for block in range(0, 4000, 2):
+            raw.write(block * 512, b"x" * 512)
+        before = served.resident()
+        ask(raw, p.CMD_READ, length, 20_000)
+        assert served.resident() - before < BOUND
 
 
 @pytest.mark.parametrize("kind", [p.CMD_FLUSH, p.CMD_WRITE_ZEROES, p.CMD_BLOCK_STATUS])

@@ -190,7 +190,8 @@ BOTH = [p.CONTEXT_ALLOCATION, p.CONTEXT_DEPTH]
     ("wanted", "found"),
     [
         ([], BOTH), (["base:"], BOTH[:1]), (["qemu:"], BOTH[1:]), (["base:allocation"], BOTH[:1]),
-        (["fisk:", "base:allocation"], BOTH[:1]), (["base:allocatio"], []), (["other:thing"], []), (["base"], []),
+        (["fisk:", "base:allocation"], BOTH[:1]), (["base:allocatio"], []), (["other:thing"], []),
+        (["base"], []),
         (["base:allocation", "base:"], BOTH[:1]),
     ],
 )  # fmt: skip
@@ -211,7 +212,9 @@ def test_the_last_set_meta_context_counts(served):
         assert len(raw.status(0, 4096)) == 1
 
 
-@pytest.mark.parametrize("second", [queries(""), queries("", "base:"), queries("", "no:such"), queries("no"), b"x"])
+@pytest.mark.parametrize(
+    "second", [queries(""), queries("", "base:"), queries("", "no:such"), queries("no"), b"x"]
+)
 def test_a_second_set_that_gives_nothing_leaves_none(served, second):
     with served.raw(structured=True, contexts=tuple(BOTH), go=False) as raw:
         raw.option(p.OPT_SET_META_CONTEXT, second)
@@ -237,7 +240,8 @@ def test_malformed_metadata_queries(served, data):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "no-such-id", "../maps/x", "../../pool.json", "a/b", "\0", "x\0y", "x" * 3000, ".", "00000000-0000-0000-0000-000000000000"],
+    ["", "no-such-id", "../maps/x", "../../pool.json", "a/b", "\0", "x\0y", "x" * 3000, ".",
+     "00000000-0000-0000-0000-000000000000"],
 )  # fmt: skip
 def test_diff_contexts_that_cannot_be_had_are_not_offered(served, name):
     with served.raw(structured=True, go=False) as raw:

@@ -36,7 +36,9 @@ def change(raw, kind, offset, length, flags=0):
 
 @pytest.mark.parametrize("kind", ERRORS_OF_CHANGES)
 @pytest.mark.parametrize("flags", [0, p.CMD_FLAG_FUA])
-@pytest.mark.parametrize(("offset", "length"), [(BLOCK, BLOCK), (1, 1), (3, 2 * BLOCK), (2000, 90_000), (0, 2048)])
+@pytest.mark.parametrize(
+    ("offset", "length"), [(BLOCK, BLOCK), (1, 1), (3, 2 * BLOCK), (2000, 90_000), (0, 2048)]
+)
 def test_changes_of_any_alignment(raw, kind, flags, offset, length):
     assert raw.write(0, b"a" * 100_000) == 0
     assert change(raw, kind, offset, length, flags) == 0
@@ -181,7 +183,9 @@ def test_reads_in_chunks(served):
         assert [kind for kind, _ in whole.chunks] == [p.CHUNK_OFFSET_DATA]
         assert reply.data == whole.data
         assert whole.data.strip(b"\0") == b"1" * 4096 + bytes(300_000 - 4096) + b"2" * 100
-        assert [kind for kind, _ in raw.call(p.CMD_READ, start + (1 << 20), 1 << 20).chunks] == [p.CHUNK_OFFSET_HOLE]
+        assert [kind for kind, _ in raw.call(p.CMD_READ, start + (1 << 20), 1 << 20).chunks] == [
+            p.CHUNK_OFFSET_HOLE
+        ]
 
 
 def test_errors_in_structured_replies_say_why(served):
@@ -237,7 +241,9 @@ def test_a_thousand_requests_in_one_send(served, structured, count):
         parts = []
         for number in range(count):
             data = number.to_bytes(4, "big") * 128
-            parts.append(p.REQUEST.pack(p.REQUEST_MAGIC, 0, p.CMD_WRITE, 2 * number, number * 512, 512) + data)
+            parts.append(
+                p.REQUEST.pack(p.REQUEST_MAGIC, 0, p.CMD_WRITE, 2 * number, number * 512, 512) + data
+            )
             parts.append(p.REQUEST.pack(p.REQUEST_MAGIC, 0, p.CMD_READ, 2 * number + 1, number * 512, 512))
             raw.lengths |= {2 * number: (0, 0), 2 * number + 1: (number * 512, 512)}
         raw.sock.sendall(b"".join(parts))
@@ -248,7 +254,9 @@ def test_a_thousand_requests_in_one_send(served, structured, count):
             assert replies[2 * number + 1].data == number.to_bytes(4, "big") * 128
 
 
-@pytest.mark.parametrize("geometry", [TINY, USUAL, replace(USUAL, block_size=1 << 20)], ids=lambda g: g.block_size)
+@pytest.mark.parametrize(
+    "geometry", [TINY, USUAL, replace(USUAL, block_size=1 << 20)], ids=lambda g: g.block_size
+)
 def test_any_block_size(tmp_path, geometry):
     with Served(make_spec(make_pool(tmp_path / "pool"), 16 << 20, geometry), tmp_path) as served:
         content, chance = bytearray(16 << 20), random.Random(3)

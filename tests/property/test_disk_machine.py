@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from fisk_core.blockmap import LogHeader, consolidate, create_log, verify_blob
 from fisk_core.dataplane.disk import Disk
-from tests.disks import TINY, frozen, make_disk, make_pool, make_spec, new_id
+from tests.disks import TINY, frozen, make_pool, make_spec, new_id
 
 SIZE = 3 * 2048 * 1024 // 2 + 700  # one and a half segments, and a last block cut short
 HOT = [0, 2048, 2 << 20, SIZE - 1500]  # borders of pages and segments, where things go wrong
@@ -38,9 +38,20 @@ class DiskMachine(RuleBasedStateMachine):
         self.frozen = []
         self.counter = 0
 
+    # What a machine that drives the disk by other means does differently
+
+    def open(self, spec):
+        return Disk.open(self.pool, spec)
+
+    def begin_period(self, spec):
+        seal = self.disk.begin_period(spec)
+        seal.run()
+        self.disk.end_flush(seal, None)
+        seal.period.log.close()
+
     @initialize()
     def begin(self):
-        self.disk = make_disk(self.pool, SIZE)
+        self.disk = self.open(make_spec(self.pool, SIZE))
         self.model = bytearray(SIZE)
 
     def fill(self, length):
@@ -88,17 +99,14 @@ class DiskMachine(RuleBasedStateMachine):
     def reopen(self):
         spec = self.disk.spec
         self.disk.close()
-        self.disk = Disk.open(self.pool, replace(spec, size=len(self.model)))
+        self.disk = self.open(replace(spec, size=len(self.model)))
 
     @rule()
     def snapshot(self):
         old = self.disk.spec
         spec = replace(old, map_id=new_id(), size=self.disk.size)
         create_log(self.pool, LogHeader(spec.map_id, old.map_id, old.fisk_id, self.disk.size, TINY))
-        seal = self.disk.begin_period(spec)
-        seal.run()
-        self.disk.end_flush(seal, None)
-        seal.period.log.close()
+        self.begin_period(spec)
         self.frozen.append((replace(frozen(old), size=self.disk.size), bytes(self.model)))
 
     @precondition(lambda self: self.frozen)
@@ -114,7 +122,7 @@ class DiskMachine(RuleBasedStateMachine):
         """Revert, or a clone that takes the disk's place: a new period on an old map."""
         spec, content = data.draw(st.sampled_from(self.frozen))
         self.disk.close()
-        self.disk = Disk.open(self.pool, make_spec(self.pool, spec.size, base=spec.map_id))
+        self.disk = self.open(make_spec(self.pool, spec.size, base=spec.map_id))
         self.model = bytearray(content)
 
     @rule(size=st.integers(SIZE // 2, SIZE * 2))
@@ -124,9 +132,7 @@ class DiskMachine(RuleBasedStateMachine):
             self.model.extend(bytes(size - len(self.model)))
             return
         self.disk.close()
-        self.disk = Disk.open(
-            self.pool, make_spec(self.pool, size, base=self.disk.spec.map_id, base_size=size)
-        )
+        self.disk = self.open(make_spec(self.pool, size, base=self.disk.spec.map_id, base_size=size))
         self.disk.write_zeroes(size - size % 512, size % 512) if size % 512 else None
         del self.model[size:]
         # The rest of the last block must read as zeros once it is seen again.
