@@ -33,6 +33,7 @@ check: lint types docs
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/reno -q lint
 
 types: $(VENV)/.test
 	$(BIN)/mypy

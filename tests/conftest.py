@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every test: nobody warns unexpectedly, and no process is left behind.
+"""What holds for every test: nobody warns unexpectedly, and neither process nor open file is left behind.
 
 A WARNING of ``fisk_core`` that a test did not announce with ``expect_logs`` fails it, and so does one
 announced that never came.
 """
 
+import gc
 import logging
 import re
 import tempfile
@@ -70,6 +71,22 @@ def logged_warnings() -> Iterator[_Warnings]:
 def expect_logs(logged_warnings: _Warnings) -> ExpectLogs:
     """Call it with regular expressions of warnings that shall come in this test."""
     return logged_warnings.expected.append
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen_imports() -> Iterator[None]:
+    """Spare ``nothing_left_open`` the objects that stay anyway."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open(frozen_imports: None) -> Iterator[None]:
+    """Collect what a test left: a file or socket among it warns, and that fails the test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
