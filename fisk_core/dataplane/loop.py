@@ -109,23 +109,22 @@ class Loop:
         poll, handlers = self._epoll.poll, self._handlers
         busy = False
         while not self.stopping:
-            patience = self._patience()
-            for fd, events in poll(0 if busy else patience):
+            for fd, events in poll(0 if busy else self._patience()):
                 handler = handlers.get(fd)
                 if handler:
                     handler(events)
+            self._run_timers()
             busy = False
             for call in self.rounds:
                 busy = call() or busy
 
     def _patience(self) -> float | None:
-        """Give the seconds to wait for events, having run the timers that are due."""
-        while self._timers:
-            wait = self._timers[0][0] - time.monotonic()
-            if wait > 0:
-                return wait
+        """Give the seconds until the next timer is due, None when there is none."""
+        return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+
+    def _run_timers(self) -> None:
+        while self._timers and self._timers[0][0] <= time.monotonic():
             heapq.heappop(self._timers)[2]()
-        return None
 
     def close(self) -> None:
         """Finish the work under way, and what that leads to, and close; further signals change nothing."""
