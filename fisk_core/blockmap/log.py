@@ -282,16 +282,23 @@ class LogWriter:
                 self._device.write_zeroes(self._reserved, length)
                 self._reserved += length
 
+    def _claim(self, length: int) -> int:
+        """Take the place of the next batch; nothing is reserved, so zeroed, there from now on."""
+        with self._lock:
+            start, self._end = self._end, self._end + length
+            self._reserved = max(self._reserved, self._end)
+            return start
+
     def append(self, records: Iterable[bytes]) -> None:
         """Write one batch and make it durable."""
         payload = b"".join(records)
         if not payload:
             return
         framed = frame(BATCH.pack(len(payload)) + payload, self._end // SECTOR, self._sequence + 1)
-        self._device.pwritev([framed], self._end)
+        start = self._claim(len(framed))
+        self._device.pwritev([framed], start)
         self._device.flush()
         self._sequence += 1
-        self._end += len(framed)
         if self._end > self._compact_at:
             self._compact()
 

@@ -241,7 +241,8 @@ class Server:
         if self.disk.period is None or self.disk.failed:
             swap(None)
         else:
-            self.flusher.flush(swap)
+            # Changes that were put off are made before the last flush of the old disk.
+            self.loop.barrier(lambda: self.flusher.flush(swap))
 
     def _close_retired(self) -> None:
         """Close replaced disks once no thread and no unsent reply uses their layers."""
