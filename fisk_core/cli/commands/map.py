@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fisk_core.cli.base import FiskCommand
+from fisk_core.cli.base import FiskLister
+from fisk_core.cli.columns import Size, Words
 from fisk_core.errors import InvalidValue
 from fisk_core.units import format_size
 
@@ -22,12 +23,12 @@ _COLOURS = ("green", "cyan", "yellow", "magenta", "blue", "red")
 _AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
-class Map(FiskCommand):
+class Map(FiskLister):
     """Draw which layer owns what
 
     One cell for each slice of the address space, in the letter of the layer that owns most of it: upper
     case if at least half, else lower case; "." is a hole.  Below, each layer with the bytes it owns here
-    and the Fisks whose own period it was.
+    and the Fisks whose own period it was.  Other formats than the picture list the layers.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -39,27 +40,46 @@ class Map(FiskCommand):
         )
         return parser
 
-    def take_action(self, parsed_args: argparse.Namespace) -> None:
-        from rich.console import Console
-
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         from fisk_core.cli.picture import draw, shape
 
-        width = parsed_args.width or shutil.get_terminal_size().columns
+        width = shutil.get_terminal_size().columns if parsed_args.width is None else parsed_args.width
         if width < 1 or parsed_args.rows < 1:
             raise InvalidValue("a picture needs at least one row and one column")
-        in_row, most_cells = shape(width, parsed_args.rows)
+        self.in_row, most_cells = shape(width, parsed_args.rows)
         with self.engine() as engine:
-            record = engine.find(parsed_args.name)
-            with closing(engine.load_map(record)) as block_map:
-                picture = draw(block_map, most_cells)
-            fisks = engine.list(pool=record.pool)
-        # A console of no particular width: lines are as long as we make them.
-        console = Console(file=self.app.stdout, width=max(width, 1000), highlight=False)
-        console.print(
-            f"{record.name}: {format_size(record.size)}, one cell is {format_size(picture.cell_size)}"
-        )
-        for line in (*_picture_lines(picture, in_row), *_legend(picture.layers, fisks)):
-            console.print(line, soft_wrap=True)
+            self.record = engine.find(parsed_args.name)
+            with closing(engine.load_map(self.record)) as block_map:
+                self.picture = draw(block_map, most_cells)
+            self.fisks = engine.list(pool=self.record.pool)
+        rows = [
+            (
+                each.letter,
+                each.layer_id,
+                Size(each.size),
+                Words([fisk.name for fisk in _of(each, self.fisks)]),
+            )
+            for each in self.picture.layers
+        ]
+        return ("Letter", "Layer ID", "Size", "Fisks"), rows
+
+    def produce_output(self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any) -> int:
+        if parsed_args.formatter != self.formatter_default or parsed_args.columns:
+            return super().produce_output(parsed_args, column_names, data)
+        from rich.console import Console
+
+        console = Console(file=self.app.stdout, highlight=False)
+        # Not printed by the console itself, which has ideas of its own about who reads no further.
+        with console.capture() as captured:
+            cell = format_size(self.picture.cell_size)
+            console.print(f"{self.record.name}: {format_size(self.record.size)}, one cell is {cell}")
+            for line in (
+                *_picture_lines(self.picture, self.in_row),
+                *_legend(self.picture.layers, self.fisks),
+            ):
+                console.print(line, soft_wrap=True)
+        self.app.stdout.write(captured.get())
+        return 0
 
 
 def _style(letter: str) -> str:
@@ -92,8 +112,12 @@ def _legend(layers: "Sequence[LayerShare]", fisks: "Sequence[Fisk]") -> "Iterato
 
 def _owners(layer: "LayerShare", fisks: "Sequence[Fisk]") -> str:
     """Say whose period a layer is; the Fisk of an older one may be gone."""
-    found = [fisk for fisk in fisks if fisk.map_id == layer.layer_id]
-    return ", ".join(f"{fisk.name} ({fisk.state.value}, {age(fisk.created_at)})" for fisk in found) or "-"
+    found = [f"{fisk.name} ({fisk.state.value}, {age(fisk.created_at)})" for fisk in _of(layer, fisks)]
+    return ", ".join(found) or "(a deleted Fisk)"
+
+
+def _of(layer: "LayerShare", fisks: "Sequence[Fisk]") -> "list[Fisk]":
+    return [fisk for fisk in fisks if fisk.map_id == layer.layer_id]
 
 
 def age(moment: datetime) -> str:

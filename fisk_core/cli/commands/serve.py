@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from fisk_core.cli.base import FiskCommand
-from fisk_core.errors import InvalidValue
+from fisk_core.errors import InvalidValue, from_oserror
 
 if TYPE_CHECKING:
     from fisk_core.dataplane.server import ServeOptions
@@ -112,8 +112,13 @@ def _tls(parsed_args: argparse.Namespace) -> "TlsOptions | None":
 
 
 def address(text: str) -> tuple[str, int]:
-    """Read ``HOST:PORT``, ``[IPv6]:PORT`` or ``:PORT``; raises InvalidValue."""
+    """Read ``HOST:PORT``, ``[IPv6]:PORT`` or ``:PORT``; raises InvalidValue, and PoolError if it is taken."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 0xFFFF:
         raise InvalidValue(f"'{text}' is not an address; write HOST:PORT")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    found = host.removeprefix("[").removesuffix("]"), int(port)
+    try:
+        socket.create_server(found).close()  # complains now, not in the worker
+    except OSError as exc:
+        raise from_oserror(exc, f"listen at {text}") from exc
+    return found
