@@ -26,6 +26,7 @@ from fisk_core.dataplane.server import ServeOptions
 from fisk_core.dataplane.spec import DiskSpec
 
 _MESSAGE = 1 << 18
+_GONE = "the process that starts workers is gone"
 
 
 def _send(sock: socket.socket, message: dict[str, Any], fds: "list[int] | None" = None) -> None:
@@ -63,16 +64,18 @@ class Zygote:
         Raises what kept it from serving, PoolError when the zygote is gone.
         """
         output, theirs = os.pipe()
-        try:
-            _send(
-                self._sock,
-                {"work": worker.to_json(spec, replace(options, announce=True))},
-                [theirs, *([] if lock_fd is None else [lock_fd])],
-            )
-            pid = self._answer("pid")
-        finally:
-            os.close(theirs)
         with os.fdopen(output) as lines:
+            try:
+                _send(
+                    self._sock,
+                    {"work": worker.to_json(spec, replace(options, announce=True))},
+                    [theirs, *([] if lock_fd is None else [lock_fd])],
+                )
+                pid = self._answer("pid")
+            except ConnectionError as exc:
+                raise errors.PoolError(_GONE) from exc
+            finally:
+                os.close(theirs)
             first = lines.readline().strip()
             if first.startswith("nbd"):
                 return pid, [first]
@@ -90,7 +93,7 @@ class Zygote:
         while True:
             message, _ = _receive(self._sock)
             if message is None:
-                raise errors.PoolError("the process that starts workers is gone")
+                raise errors.PoolError(_GONE)
             if "exited" in message:
                 self._exited[message["exited"]] = message["status"]
             if key is None or key in message:
