@@ -2,15 +2,16 @@
 """What changed between two maps: a comparison of two arrays, whatever lies between them in time."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
+from fisk_core._numpy import np
 from fisk_core.blockmap.pagemap import BlockMap
 from fisk_core.blockmap.source import SEGMENT_PAGES, Owners
 from fisk_core.errors import InvalidValue
 from fisk_core.model import Change, Extent
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def diff(old: BlockMap, new: BlockMap) -> Iterator[Extent]:
@@ -33,7 +34,7 @@ def diff(old: BlockMap, new: BlockMap) -> Iterator[Extent]:
     yield from _extents(_merge(runs), new.block_size, max(old.size, new.size))
 
 
-def translation(old: BlockMap, new: BlockMap) -> npt.NDArray[Any]:
+def translation(old: BlockMap, new: BlockMap) -> "npt.NDArray[Any]":
     """Give old alias → alias of the same layer in ``new``, or a number ``new`` cannot have."""
     aliases = {layer: alias for alias, layer in enumerate(new.layers)}
     foreign = len(new.layers)
@@ -49,7 +50,7 @@ def _owners(block_map: BlockMap, index: int) -> Owners:
     return block_map.owners(index)
 
 
-def _changed(old: npt.NDArray[Any], new: Owners) -> Iterator[tuple[int, int, int]]:
+def _changed(old: "npt.NDArray[Any]", new: Owners) -> Iterator[tuple[int, int, int]]:
     """Give (first block, blocks, 1 where it holds data now else 0) for blocks that differ."""
     states = np.where(old == new, 2, new != 0).astype(np.uint8)
     borders = np.flatnonzero(states[1:] != states[:-1]) + 1

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from itertools import chain
 from struct import Struct
 
-import numpy as np
-
+from fisk_core._numpy import np
 from fisk_core.blockmap.source import SEGMENT_PAGES, Geometry, Page, Segment, Source, to_page
 from fisk_core.errors import Corrupt, Unsupported
 from fisk_core.pools.base import Device, Kind, Pool

@@ -10,8 +10,7 @@ Not for several threads at once.
 from array import array
 from collections.abc import Iterator
 
-import numpy as np
-
+from fisk_core._numpy import np
 from fisk_core.blockmap.log import Changes
 from fisk_core.blockmap.source import MAX_ALIAS, SEGMENT_PAGES, Geometry, Owners, Page, Segment, Source
 from fisk_core.errors import LimitExceeded

@@ -8,10 +8,12 @@ an ``array('H')`` with the owner of every block.  Owners are aliases: indexes in
 
 from array import array
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 
 SEGMENT_PAGES = 1024
 MAX_ALIAS = 0xFFFE

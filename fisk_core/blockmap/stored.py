@@ -6,16 +6,17 @@ nothing here needs the catalog.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
+from fisk_core._numpy import np
 from fisk_core.blockmap import blob, log
 from fisk_core.blockmap.pagemap import BlockMap, flatten
 from fisk_core.blockmap.source import SEGMENT_PAGES, Empty, Geometry, Segment, Source, Truncated, to_page
 from fisk_core.errors import NotFound
 from fisk_core.pools.base import Kind, Pool
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def open_source(pool: Pool, map_id: str) -> Source:
@@ -123,7 +124,7 @@ def stored_segments(block_map: BlockMap) -> Iterator[tuple[int, Segment]]:
             yield index, block_map.source.segment(index)
 
 
-def _renumbered(block_map: BlockMap, table: npt.NDArray[Any]) -> Iterator[Segment]:
+def _renumbered(block_map: BlockMap, table: "npt.NDArray[Any]") -> Iterator[Segment]:
     for index in range(len(block_map.segments)):
         if block_map.segments[index] is None and block_map.source.is_hole(index):
             yield [0] * SEGMENT_PAGES

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from fisk_core.dataplane.loop import HUP, IN, OUT
 from fisk_core.dataplane.negotiation import Agreement, Negotiation
-from fisk_core.dataplane.tls import TlsSocket
 from fisk_core.errors import ProtocolError
 
 if TYPE_CHECKING:
     from fisk_core.dataplane.arrivals import Stream
     from fisk_core.dataplane.server import Server
+    from fisk_core.dataplane.tls import TlsSocket
 
 INBOX = 256 << 10
 HIGH_WATER = 1 << 20
@@ -82,9 +82,12 @@ class Connection:
 
     def _start_tls(self) -> None:
         """Continue under TLS; whatever else was received before was not protected and is refused."""
-        if self.have > self._wanted_end or self.outbox or isinstance(self.sock, TlsSocket):
+        if self.have > self._wanted_end or self.outbox or not self.plain:
             raise ProtocolError("data behind STARTTLS")
+        from fisk_core.dataplane.tls import TlsSocket
+
         assert self.server.tls is not None
+        assert isinstance(self.sock, socket.socket)
         self.sock, self.plain = TlsSocket(self.sock, self.server.tls), False
 
     def _negotiate(self) -> None:
@@ -130,9 +133,7 @@ class Connection:
         except BlockingIOError:
             return
         self._handle()
-        while (
-            not self.closed and isinstance(self.sock, TlsSocket) and self.sock.pending() and not self._paused
-        ):
+        while not self.closed and self._tls_holds_data() and not self._paused:
             self.have += self.sock.recv_into(self.view[self.have :])
             self._handle()
 
@@ -270,7 +271,7 @@ class Connection:
             self.close()
             return
         paused, self._paused = self._paused, self.full
-        if paused and not self._paused and isinstance(self.sock, TlsSocket) and self.sock.pending():
+        if paused and not self._paused and self._tls_holds_data():
             self.server.loop.later(0, self._decrypted)
         events = (0 if self._paused else IN) | (OUT if self.outbox else 0)
         if events != self._events:
@@ -281,6 +282,10 @@ class Connection:
         """Take bytes that TLS received already, of which epoll does not tell."""
         if not self.closed:
             self.on_event(IN)
+
+    def _tls_holds_data(self) -> bool:
+        """Say whether bytes were received and deciphered that are not in the inbox."""
+        return not self.plain and self.sock.pending()  # type: ignore[union-attr]
 
     def _on_pending(self) -> None:
         """Take bytes that TLS holds already: epoll does not know of them."""

@@ -9,11 +9,10 @@ import contextlib
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from fisk_core import errors
@@ -26,11 +25,13 @@ from fisk_core.dataplane.connection import Connection
 from fisk_core.dataplane.disk import Disk, Period
 from fisk_core.dataplane.flusher import Flusher
 from fisk_core.dataplane.loop import IN, Loop
-from fisk_core.dataplane.spec import DiskSpec
+from fisk_core.dataplane.spec import DiskSpec, TlsOptions
 from fisk_core.dataplane.status import Export
-from fisk_core.dataplane.tls import TlsOptions, server_context
 from fisk_core.dataplane.transmission import Transmission
 from fisk_core.pools.base import Device
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 LOG = logging.getLogger(__name__)
 MAX_CONNECTIONS = 256
@@ -86,7 +87,7 @@ class Server:
         self.export = Export(
             self.disk, options.export if options.export is not None else spec.name, options.listed
         )
-        self.tls: ssl.SSLContext | None = server_context(options.tls) if options.tls else None
+        self.tls = _tls_context(options.tls) if options.tls else None
         self.transmission = Transmission(self)
         self.cold, self.deferred, self.flusher = ColdReads(self), Deferred(self), Flusher(self)
         self.arrivals = Arrivals(self)
@@ -271,6 +272,12 @@ class Server:
         self.arrivals.close()
         for disk in [*self._retired, self.disk]:
             disk.close()
+
+
+def _tls_context(options: TlsOptions) -> "SSLContext":
+    from fisk_core.dataplane.tls import server_context
+
+    return server_context(options)
 
 
 def _sealed(period: Period, done: Callable[[Exception | None], None], error: Exception | None) -> None:

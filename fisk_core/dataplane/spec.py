@@ -34,3 +34,16 @@ class DiskSpec:
     @classmethod
     def from_json(cls, text: str) -> "DiskSpec":
         return cls(**json.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class TlsOptions:
+    """What the server proves itself with.
+
+    A directory with ``ca-cert.pem``, ``server-cert.pem`` and ``server-key.pem``, or a file of
+    ``identity:hex-key`` lines.  ``verify`` also asks clients for certificates.
+    """
+
+    directory: str | None = None
+    psk_file: str | None = None
+    verify: bool = False

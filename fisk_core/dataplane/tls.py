@@ -1,27 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TLS for NBD connections: certificates as QEMU and libnbd lay them out, or a pre-shared key file."""
+"""TLS for NBD connections: certificates as QEMU and libnbd lay them out, or a pre-shared key file.
+
+Imported only where TLS is used: it takes a quarter of a worker's memory.
+"""
 
 import socket
 import ssl
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from fisk_core.dataplane.spec import TlsOptions
 from fisk_core.errors import InvalidValue, NotFound, Unsupported
 
-
-@dataclass(frozen=True, slots=True)
-class TlsOptions:
-    """What the server proves itself with.
-
-    A directory with ``ca-cert.pem``, ``server-cert.pem`` and ``server-key.pem``, or a file of
-    ``identity:hex-key`` lines.  ``verify`` also asks clients for certificates.
-    """
-
-    directory: str | None = None
-    psk_file: str | None = None
-    verify: bool = False
+__all__ = ["TlsOptions", "TlsSocket", "read_psk", "server_context"]
 
 
 def server_context(options: TlsOptions) -> ssl.SSLContext:

@@ -17,8 +17,7 @@ from typing import TextIO
 from fisk_core.dataplane.control import Control
 from fisk_core.dataplane.loop import Loop
 from fisk_core.dataplane.server import ServeOptions, Server
-from fisk_core.dataplane.spec import DiskSpec
-from fisk_core.dataplane.tls import TlsOptions
+from fisk_core.dataplane.spec import DiskSpec, TlsOptions
 from fisk_core.errors import FiskError
 
 _SWITCH_INTERVAL = 0.0005
@@ -53,6 +52,8 @@ def _prepare() -> None:
 
 def preload() -> None:
     """Load what workers use, and keep it out of their collector, before forking any of them."""
+    import numpy  # noqa: F401 - shared here, but not loaded by a lone worker before it needs it
+
     import fisk_core.pools.file  # noqa: F401 - the driver most pools have
 
     gc.collect()

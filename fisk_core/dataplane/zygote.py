@@ -36,7 +36,10 @@ def _send(sock: socket.socket, message: dict[str, Any], fds: "list[int] | None" 
 
 def _receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     """Give a message and its descriptors; (None, []) at the end."""
-    data, fds, _, _ = socket.recv_fds(sock, _MESSAGE, 8)
+    try:
+        data, fds, _, _ = socket.recv_fds(sock, _MESSAGE, 8)
+    except ConnectionResetError:  # the other end closed with something of ours unread
+        return None, []
     return (json.loads(data) if data else None), fds
 
 

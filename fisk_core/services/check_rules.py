@@ -11,10 +11,10 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from sqlalchemy import select
 
 from fisk_core import locks
+from fisk_core._numpy import np
 from fisk_core.blockmap import BlockMap, read_log_header, seal, verify_blob
 from fisk_core.blockmap.log import read as read_log
 from fisk_core.catalog import Record, fisks, maps

@@ -6,13 +6,15 @@ by id; the aliases of a map never leave this module.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
+from fisk_core._numpy import np
 from fisk_core.blockmap import SEGMENT_PAGES, BlockMap, Geometry
 
-Marks = npt.NDArray[np.bool_]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Marks: TypeAlias = "npt.NDArray[np.bool_]"
 
 
 def blocks_per_segment(geometry: Geometry) -> int:
