@@ -10,7 +10,8 @@ The rules that make it safe beside everything else that goes on:
    *durably*: the log is made durable after it was read and before its word is taken.
 4. A worker may still be reading a block it has overwritten since: each worker of such a period passes a
    barrier between marking and punching.
-5. Punch, then clear the layer's suspicion; a crash in between only repeats harmless work.
+5. Punch, then clear the layer's suspicion; a crash in between only repeats harmless work.  A layer below a
+   live period stays suspect: more of its blocks may be overwritten any time.
 """
 
 import logging
@@ -69,7 +70,8 @@ def _collect_some(context: "Context", pool: Pool, layers: list[str], report: Col
                 devices[layer] = stack.enter_context(
                     pool.open_device(Kind.LAYER, layer, writable=not report.dry_run)
                 )
-            _sweep(sources, devices, report)
+            _sweep([block_map for block_map, _ in sources], devices, report)
+            overwritten = {layer for block_map, live in sources if live for layer in block_map.layers}
     except errors.FiskError as exc:
         # One damaged map must not keep all other space from coming back; nothing it may name is punched.
         LOG.info("left %d layers for later: %s", len(layers), exc)
@@ -79,11 +81,17 @@ def _collect_some(context: "Context", pool: Pool, layers: list[str], report: Col
     if not report.dry_run:
         with context.catalog.change() as conn:
             for layer in layers:
-                maps.clear_suspect(conn, layer)
+                if layer not in overwritten:
+                    maps.clear_suspect(conn, layer)
 
 
-def _pointing_maps(context: "Context", pool: Pool, layers: Sequence[str], stack: ExitStack) -> list[BlockMap]:
-    """Open every map that may point to a block of the layers, as far as it does so durably."""
+def _pointing_maps(
+    context: "Context", pool: Pool, layers: Sequence[str], stack: ExitStack
+) -> list[tuple[BlockMap, bool]]:
+    """Open every map that may point to a block of the layers, as far as it does so durably.
+
+    Each with whether it is of a period that may still be written.
+    """
     with context.catalog.read() as conn:
         rows = {row.id: row for layer in layers for row in maps.maps_naming(conn, layer)}
         views = [view for row in rows.values() for view in _views(conn, row)]
@@ -91,7 +99,7 @@ def _pointing_maps(context: "Context", pool: Pool, layers: Sequence[str], stack:
     for row, size in views:
         block_map = load_map(pool, row.id, size)
         stack.callback(block_map.close)
-        opened.append(block_map)
+        opened.append((block_map, not row.sealed))
         if not row.has_blob:
             _settle_log(context, pool, row)
     return opened
