@@ -90,32 +90,33 @@ def _pointing_maps(
 ) -> list[tuple[BlockMap, bool]]:
     """Open every map that may point to a block of the layers, as far as it does so durably.
 
-    Each with whether it is of a period that may still be written.
+    Each with whether less of it may be pointed to later, because a Fisk on top of it can be written.
     """
     with context.catalog.read() as conn:
         rows = {row.id: row for layer in layers for row in maps.maps_naming(conn, layer)}
         views = [view for row in rows.values() for view in _views(conn, row)]
     opened = []
-    for row, size in views:
+    for row, size, live in views:
         block_map = load_map(pool, row.id, size)
         stack.callback(block_map.close)
-        opened.append((block_map, not row.sealed))
+        opened.append((block_map, live))
         if not row.has_blob:
             _settle_log(context, pool, row)
     return opened
 
 
-def _views(conn: Connection, row: MapRow) -> Iterator[tuple[MapRow, int]]:
-    """Give (map, bytes seen of it) for those through which the blocks of ``row`` are seen."""
+def _views(conn: Connection, row: MapRow) -> Iterator[tuple[MapRow, int, bool]]:
+    """Give (map, bytes seen of it, whether writing may hide more of it) for all that see blocks of ``row``."""
     children = maps.children(conn, row.id)
     whole = max(row.size or 0, *(child.base_size for child in children), 0)
     pointed = fisks.pointing(conn, row.id)
     if pointed or not row.has_blob or not children or any(not child.opened for child in children):
-        yield row, max(whole, *(record.size for record in pointed), 0)
+        live = not row.sealed or (not pointed and any(not child.sealed for child in children))
+        yield row, max(whole, *(record.size for record in pointed), 0), live
         return
     for child in children:
         owners = fisks.pointing(conn, child.id)
-        yield child, max(child.size or 0, *(record.size for record in owners), 0)
+        yield child, max(child.size or 0, *(record.size for record in owners), 0), not child.sealed
 
 
 def _settle_log(context: "Context", pool: Pool, row: MapRow) -> None:
