@@ -21,7 +21,7 @@ def _rows(problems: "Sequence[Problem]") -> list[tuple[Any, ...]]:
 
 
 class Check(FiskLister):
-    """Verify every promise the catalog and the pools make
+    """Verify every promise the catalog and the pools make.
 
     Exit status 8 when an error is left.  Something nobody names takes space and harms nothing: a warning.
     """
@@ -44,7 +44,7 @@ class Check(FiskLister):
 
 
 class Scrub(FiskLister):
-    """Read everything back and compare it with its checksums
+    """Read everything back and compare it with its checksums.
 
     Exit status 8 when something is damaged.
     """

@@ -10,7 +10,7 @@ from fisk_core.cli.columns import HEADINGS, row
 
 
 class Clone(FiskLister):
-    """Make writable copies of a Fisk that share its blocks and depend on nothing"""
+    """Make writable copies of a Fisk that share its blocks and depend on nothing."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)

@@ -11,7 +11,7 @@ from fisk_core.units import parse_size
 
 
 class Create(FiskShow):
-    """Make an empty Fisk; it takes no space until written to"""
+    """Make an empty Fisk; it takes no space until written to."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)

@@ -7,7 +7,7 @@ from fisk_core.cli.base import FiskCommand
 
 
 class Delete(FiskCommand):
-    """Delete Fisks: any of them, at any time, in any order; all or none"""
+    """Delete Fisks: any of them, at any time, in any order; all or none."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Diff(FiskLister):
-    """List the extents of the second Fisk that differ from the first
+    """List the extents of the second Fisk that differ from the first.
 
     Exact for Fisks of one lineage, where blocks of one owner are the same blocks.  Of unrelated Fisks all
     that either holds is listed.

@@ -13,7 +13,7 @@ _SUFFIXES = {f".{name}": name for name in ("qcow2", "vmdk", "vdi", "vhd", "vhdx"
 
 
 class Download(FiskCommand):
-    """Write a Fisk to a file or to standard output"""
+    """Write a Fisk to a file or to standard output."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)

@@ -9,7 +9,7 @@ from fisk_core.cli.columns import Size, labels
 
 
 class Collect(FiskShow):
-    """Give back the space of blocks nobody points to any more
+    """Give back the space of blocks nobody points to any more.
 
     Layers that cannot be looked at now are left for the next time: "skipped" says which and why.
     """

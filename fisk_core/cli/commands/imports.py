@@ -12,7 +12,7 @@ from fisk_core.errors import InvalidValue
 
 
 class Import(FiskShow):
-    """Make a Fisk from an image file or from standard input
+    """Make a Fisk from an image file or from standard input.
 
     The format is recognised: raw, qcow2, vmdk, vhd, vhdx, vdi, qed and iso.  What is stored is raw blocks,
     without holes and zeros.

@@ -10,7 +10,7 @@ from fisk_core.cli.columns import HEADINGS, Text, Time, labels, row
 
 
 class List(FiskLister):
-    """List Fisks by name"""
+    """List Fisks by name."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)

@@ -24,7 +24,7 @@ _AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 class Map(FiskLister):
-    """Draw which layer owns what
+    """Draw which layer owns what.
 
     One cell for each slice of the address space, in the letter of the layer that owns most of it: upper
     case if at least half, else lower case; "." is a hole.  Below, each layer with the bytes it owns here

@@ -25,7 +25,7 @@ def _details(pool: "PoolInfo") -> dict[str, Any]:
 
 
 class Create(FiskShow):
-    """Make a pool: a place where blocks are kept"""
+    """Make a pool: a place where blocks are kept."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -41,7 +41,7 @@ class Create(FiskShow):
 
 
 class List(FiskLister):
-    """List pools"""
+    """List pools."""
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         with self.engine() as engine:
@@ -51,7 +51,7 @@ class List(FiskLister):
 
 
 class Show(FiskShow):
-    """Show a pool"""
+    """Show a pool."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -64,7 +64,7 @@ class Show(FiskShow):
 
 
 class Rescan(FiskShow):
-    """Take what a pool holds over into the catalog: after the catalog was lost, or on another host"""
+    """Take what a pool holds over into the catalog: after the catalog was lost, or on another host."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)

@@ -10,7 +10,7 @@ from fisk_core.units import parse_size
 
 
 class Resize(FiskShow):
-    """Change the size of a live Fisk; what is new reads as zeros"""
+    """Change the size of a live Fisk; what is new reads as zeros."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)

@@ -9,7 +9,7 @@ from fisk_core.cli.columns import details
 
 
 class Revert(FiskShow):
-    """Give a live Fisk the content of another, usually of its snapshot"""
+    """Give a live Fisk the content of another, usually of its snapshot."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)

@@ -10,7 +10,7 @@ from fisk_core.units import parse_size
 
 
 class Route(FiskShow):
-    """Say where a byte of a Fisk really lives"""
+    """Say where a byte of a Fisk really lives."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)

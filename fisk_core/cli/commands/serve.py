@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Serve(FiskCommand):
-    """Serve a Fisk over NBD until stopped; prints the URI when ready
+    """Serve a Fisk over NBD until stopped; prints the URI when ready.
 
     A frozen Fisk is served read-only.  While it is served a Fisk can be snapshotted, cloned, reverted and
     resized.  Ctrl-C or SIGTERM make everything durable and end it.

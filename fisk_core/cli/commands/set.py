@@ -10,7 +10,7 @@ from fisk_core.cli.columns import details
 
 
 class Set(FiskShow):
-    """Change name, role or attributes of a Fisk, or freeze it"""
+    """Change name, role or attributes of a Fisk, or freeze it."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)

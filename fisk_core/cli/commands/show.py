@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Show(FiskShow):
-    """Show a Fisk and what it takes
+    """Show a Fisk and what it takes.
 
     "referenced" are the bytes its map names; "exclusive" those that only it names, which is what deleting
     it gives back.

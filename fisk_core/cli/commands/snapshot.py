@@ -10,7 +10,7 @@ from fisk_core.cli.columns import HEADINGS, row
 
 
 class Snapshot(FiskLister):
-    """Freeze what a Fisk holds now under a new name; it may be in use
+    """Freeze what a Fisk holds now under a new name; it may be in use.
 
     Several Fisks at one point in time: fisk snapshot DATA=DATA-SNAP LOG=LOG-SNAP.  When every argument has
     a '=' they are taken as such pairs, split at the first one; a name that has one itself can be given by

@@ -18,7 +18,7 @@ _PLAIN = ("|-- ", "`-- ", "|   ", "    ")
 
 
 class Tree(FiskLister):
-    """Draw what was made from what
+    """Draw what was made from what.
 
     Lineage is for people: nothing depends on it, and whose parent was deleted stands at the left.  Other
     formats than the drawing list the Fisks in its order, each with its depth.
