@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The directive ``catalog-tables``: every table of the catalog with its meaning and columns, from the code."""
+"""The directive ``catalog-tables``: all tables of the catalog, their meaning and columns, from the code."""
 
 import textwrap
 from typing import Any
