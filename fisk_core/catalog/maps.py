@@ -165,9 +165,18 @@ def drop_unneeded(conn: Connection, candidates: Iterable[str]) -> Garbage:
             conn.execute(delete(maps).where(maps.c.num.in_(chunk)))
         garbage.maps += [(row.pool, row.id) for row in gone]
         garbage.logs += [(row.pool, row.id) for row in gone if row.opened and not row.has_blob]
+        _suspect_bases(conn, set(current) - {row.id for row in gone})
         current = sorted({row.base for row in gone if row.base})
     _drop_layers(conn, touched, garbage)
     return garbage
+
+
+def _suspect_bases(conn: Connection, kept: set[str]) -> None:
+    """Mark the layers of maps that are kept only as bases: what the Fisks on them hide is nobody's now."""
+    ids = sorted(kept)
+    for start in range(0, len(ids), CHUNK):
+        for row in select_maps(conn, maps.c.id.in_(ids[start : start + CHUNK]), ~_pointing):
+            mark_suspect(conn, row.id)
 
 
 def _unneeded_of(conn: Connection, candidates: Sequence[str]) -> list[MapRow]:
