@@ -149,8 +149,13 @@ def test_blkverify(served, tmp_path):
     commands += ["aio_flush", "read 0 4M"]
     parts = [part for command in commands for part in ("-c", command)]
     files = f"raw.driver=raw,raw.file.driver=file,raw.file.filename={raw}"
-    server = f"test.driver=raw,test.file.driver=nbd,test.file.server.type=unix,test.file.server.path={served.path},test.file.export=test"
-    out = run("qemu-io", *parts, "--image-opts", f"driver=blkverify,{files},{server}")
+    server = "test.driver=raw,test.file.driver=nbd,test.file.export=test,test.file.server.type=unix"
+    out = run(
+        "qemu-io",
+        *parts,
+        "--image-opts",
+        f"driver=blkverify,{files},{server},test.file.server.path={served.path}",
+    )
     assert "failed" not in out
 
 

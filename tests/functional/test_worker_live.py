@@ -320,7 +320,8 @@ def test_stopping_makes_everything_durable(pool, served, how):
 
 
 def test_control_requests_that_make_no_sense(served):
-    for request in ({"op": "fly"}, {}, {"op": "switch"}, {"op": "switch", "spec": {"x": 1}}, {"op": "resize"},
+    for request in ({"op": "fly"}, {}, {"op": "switch"}, {"op": "switch", "spec": {"x": 1}},
+                    {"op": "resize"},
                     {"op": "resize", "size": "big"}, {"op": "resize", "size": 1}, {"op": ["status"]}):  # fmt: skip
         with pytest.raises(InvalidValue):
             control.call(served.control_path, request)

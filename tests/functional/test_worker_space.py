@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A full file system: clients get ENOSPC, flushes still work, nothing flushed is lost, and it goes on after."""
+"""A full file system: clients get ENOSPC, flushes still work, nothing flushed is lost, and it goes on."""
 
-import errno
 import os
 
 import pytest
@@ -30,11 +29,9 @@ def fill(folder):
     """Take the last byte of the file system."""
     with open(folder / "filler", "wb", buffering=0) as file:
         for size in (MIB, 4096, 512, 1):
-            try:
+            with pytest.raises(OSError, match="No space"):
                 while True:
                     file.write(b"f" * size)
-            except OSError as exc:
-                assert exc.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize("length", [4096, 64 << 10, MIB, 1000], ids=["block", "fast", "stream", "partial"])

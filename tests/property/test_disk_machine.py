@@ -25,7 +25,9 @@ HOT = [0, 2048, 2 << 20, SIZE - 1500]  # borders of pages and segments, where th
 def ranges():
     """Offsets near the interesting borders, lengths from a byte to some pages."""
     near = st.builds(
-        lambda base, delta: max(0, min(SIZE - 1, base + delta)), st.sampled_from(HOT), st.integers(-3000, 3000)
+        lambda base, delta: max(0, min(SIZE - 1, base + delta)),
+        st.sampled_from(HOT),
+        st.integers(-3000, 3000),
     )
     return st.tuples(near, st.one_of(st.integers(1, 700), st.sampled_from([512, 1024, 2048, 6000, 20000])))
 
