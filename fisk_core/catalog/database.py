@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from fisk_core import locks
 from fisk_core.catalog import schema
+from fisk_core.catalog.reserve import Reserve
 from fisk_core.errors import AlreadyExists, Corrupt, FiskError, InUse, NoSpace, PoolError, ReadOnly
 
 BUSY_SECONDS = 30
@@ -45,12 +46,15 @@ class Catalog:
     def __init__(self, url: str, migration_lock: Path) -> None:
         """Open ``url``; tables that are missing or old are brought up to date under ``migration_lock``."""
         self._reader = _make_engine(url)
+        self._reserve = _reserve_of(self._reader)
         self._writer = self._reader.execution_options(fisk_write=True)
         try:
             self._ensure_current(migration_lock)
         except BaseException:
             self.close()
             raise
+        if self._reserve:
+            self._reserve.keep()
 
     @property
     def engine(self) -> Engine:
@@ -65,9 +69,14 @@ class Catalog:
     @contextmanager
     def change(self) -> Iterator[Connection]:
         """Give a connection whose work is committed at the end of the block, in one order with all others."""
-        with _typed_errors(), self._writer.connect() as conn, conn.begin():
-            conn.execute(_BUMP)
-            yield conn
+        try:
+            with _typed_errors(), self._writer.connect() as conn, conn.begin():
+                conn.execute(_BUMP)
+                yield conn
+        except NoSpace:
+            if self._reserve:
+                self._reserve.release()  # so that the next command can delete something
+            raise
 
     def version(self) -> int:
         with self.read() as conn:
@@ -130,7 +139,7 @@ def _tune_sqlite(engine: Engine) -> None:
     def on_connect(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # no BEGIN of the driver's own
         connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-        _enter_wal(connection)
+        _enter_wal(connection, _reserve_of(engine))
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
 
@@ -140,17 +149,23 @@ def _tune_sqlite(engine: Engine) -> None:
         conn.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _enter_wal(connection: sqlite3.Connection) -> None:
+def _reserve_of(engine: Engine) -> Reserve | None:
+    path = engine.url.database
+    return Reserve(path) if engine.dialect.name == "sqlite" and path else None
+
+
+def _enter_wal(connection: sqlite3.Connection, reserve: Reserve | None) -> None:
     """Change to write-ahead logging, waiting where two first openers collide: SQLite does not."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
+        except sqlite3.OperationalError as exc:
+            if "locked" in str(exc) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            elif not (reserve and reserve.release()):  # a full disk has no room even to read the catalog
                 raise
-            time.sleep(0.01)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ so every request sees the disk either before or after, never between.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -117,7 +118,7 @@ class Server:
             self._unlink.append(self.options.unix)
             uris.append(f"{scheme}+unix:///{quote(self.export.name)}?socket={quote(self.options.unix)}")
         if self.options.listen:
-            listener = socket.create_server(self.options.listen, reuse_port=False)
+            listener = _tcp_listener(*self.options.listen)
             self._add_listener(listener, self._accept)
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
@@ -272,6 +273,16 @@ class Server:
         self.arrivals.close()
         for disk in [*self._retired, self.disk]:
             disk.close()
+
+
+def _tcp_listener(host: str, port: int) -> socket.socket:
+    """Listen at an address; raises InUse, or InvalidValue for one that is not of this host."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as exc:
+        kind = errors.InUse if exc.errno == errno.EADDRINUSE else errors.InvalidValue
+        raise kind(f"cannot listen at {host}:{port}: {exc.strerror or exc}") from exc
 
 
 def _tls_context(options: TlsOptions) -> "SSLContext":

@@ -38,6 +38,8 @@ def run(spec: DiskSpec, options: ServeOptions) -> int:
             print(*uris, sep="\n", flush=True)
         loop.run()
     finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # it is ending already, and must end in order
         server.close()
     return 0
 

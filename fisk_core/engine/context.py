@@ -117,7 +117,7 @@ class Context(ABC):
         except NotFound:
             if name != self.settings.default_pool:
                 raise
-            return self.add_pool(name, "file", {})
+            return self.add_pool(name, "file", {}, again=True)
         pool = self._open_row(row)
         if pool.id != row.uuid:
             raise Corrupt(f"pool '{name}' has id {pool.id}, the catalog knows it as {row.uuid}")
@@ -139,14 +139,14 @@ class Context(ABC):
         default = {"path": str(self.home.pool(name))} if driver == "file" else {}
         return {**default, **options}
 
-    def add_pool(self, name: str, driver: str, options: Mapping[str, Any]) -> Pool:
-        """Make a pool and note it; one that two processes make at once is made once."""
+    def add_pool(self, name: str, driver: str, options: Mapping[str, Any], *, again: bool = False) -> Pool:
+        """Make a pool and note it; ``again``: one that another process made meanwhile will do."""
         complete = self.pool_options(name, driver, options)
         with locks.acquire(self.home.run / "pools.lock", timeout=MAKING_SECONDS):
             with self.catalog.read() as conn:
                 known = {row.name: row for row in pool_rows.every(conn)}
             if name in known:
-                if options or name != self.settings.default_pool:
+                if not again:
                     raise AlreadyExists(f"there is a pool '{name}' already")
                 return self._open_row(known[name])
             try:

@@ -106,7 +106,7 @@ def _pointing_maps(
 
 
 def _views(conn: Connection, row: MapRow) -> Iterator[tuple[MapRow, int, bool]]:
-    """Give (map, bytes seen of it, whether writing may hide more of it) for all that see blocks of ``row``."""
+    """Give (map, bytes seen of it, whether writing may hide more) for all that see blocks of ``row``."""
     children = maps.children(conn, row.id)
     whole = max(row.size or 0, *(child.base_size for child in children), 0)
     pointed = fisks.pointing(conn, row.id)

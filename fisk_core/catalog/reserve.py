@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A little space beside a SQLite catalog for the moment the disk is full: without it nobody could delete.
+
+SQLite needs some pages for its log and index even to begin.  A file of zeros keeps them; it goes when they
+are wanted and comes back when there is space again.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+SIZE = 1 << 20
+
+
+class Reserve:
+    """The file ``<catalog>.reserve``."""
+
+    def __init__(self, catalog: str) -> None:
+        self._path = Path(catalog + ".reserve")
+
+    def keep(self) -> None:
+        """Have the space from now on, if there is any."""
+        if self._path.exists():
+            return
+        with suppress(OSError):  # a full or read-only medium: there is nothing to keep
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, SIZE)
+            except OSError:
+                self._path.unlink()
+                raise
+            finally:
+                os.close(fd)
+
+    def release(self) -> bool:
+        """Give the space to whoever needs it now; False when there was none."""
+        try:
+            self._path.unlink()
+        except OSError:
+            return False
+        return True
