@@ -64,6 +64,8 @@ def pack_segment(pages: Segment) -> bytes:
 
 def unpack_segment(data: bytes, blocks_per_page: int) -> Segment:
     """Give the pages of an uncompressed segment; raises ValueError when lengths do not agree."""
+    if len(data) < _HEADS.size:
+        raise ValueError("segment is shorter than its table of pages")
     heads = _HEADS.unpack_from(data)
     width = 2 * blocks_per_page
     if len(data) != _HEADS.size + width * heads.count(_MIXED):
