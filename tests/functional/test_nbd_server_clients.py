@@ -145,7 +145,7 @@ def test_blkverify(served, tmp_path):
     for number in range(120):
         offset, length = number * 7919 % 4000 * 512, (number % 40 + 1) * 512
         kind = ("write", "aio_write", "write -f")[number % 3]
-        commands += [f"{kind} -P {number + 1} {offset} {length}", f"read {offset} 64k"]
+        commands += [f"{kind} -P {number + 1} {offset} {length}", "aio_flush", f"read {offset} 64k"]
     commands += ["aio_flush", "read 0 4M"]
     parts = [part for command in commands for part in ("-c", command)]
     files = f"raw.driver=raw,raw.file.driver=file,raw.file.filename={raw}"

@@ -180,7 +180,8 @@ def test_pools_that_cannot_say_what_is_cached(tmp_path, fstype, geometry):
     size = 4 * MIB
     content = bytearray(content_of(size))
     with mounted(fstype, 64 * MIB if fstype == "tmpfs" else 0, tmp_path) as folder:
-        with Served(make_spec(make_pool(folder / "pool"), size, geometry), tmp_path) as served:
+        spec = make_spec(make_pool(folder / "pool"), size, geometry)
+        with Served(spec, tmp_path) as served:  # noqa: SIM117 - unmounted only when it ended
             with served.connect(depth=16) as client:
                 client.write_many((at, content[at : at + 4096]) for at in range(0, size, 4096))
                 for offset, length in ((1, 5), (4000, 300), (MIB + 3, 100_001), (700, 4096)):

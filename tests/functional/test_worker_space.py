@@ -25,13 +25,17 @@ def disk(tmp_path, request):
             yield served
 
 
+def write_for_ever(file, data):
+    while True:
+        file.write(data)
+
+
 def fill(folder):
     """Take the last byte of the file system."""
     with open(folder / "filler", "wb", buffering=0) as file:
         for size in (MIB, 4096, 512, 1):
             with pytest.raises(OSError, match="No space"):
-                while True:
-                    file.write(b"f" * size)
+                write_for_ever(file, b"f" * size)
 
 
 @pytest.mark.parametrize("length", [4096, 64 << 10, MIB, 1000], ids=["block", "fast", "stream", "partial"])

@@ -157,5 +157,5 @@ class NbdMachine(DiskMachine):
 
 TestNbd = NbdMachine.TestCase
 TestNbd.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

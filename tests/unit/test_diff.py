@@ -2,6 +2,7 @@
 """Differences of maps against comparing them block by block."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_like_a_comparison_block_by_block(pool, seed):
                 blocks = range(extent.offset // 512, -(-end // 512))
                 found.update(dict.fromkeys(blocks, extent.change))
             assert found == wanted
-            for left, right in zip(extents, extents[1:], strict=False):
+            for left, right in pairwise(extents):
                 assert left.offset + left.length < right.offset or left.change != right.change
             assert not extents or end <= max(old.size, new.size)
             assert bool(extents) == (bool(wanted))
