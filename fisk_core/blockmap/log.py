@@ -181,11 +181,13 @@ def _replay(payload: bytes, contents: Contents, name: str) -> None:
     width = contents.header.geometry.blocks_per_page + 7 >> 3
     position, records = 0, contents.records
     while position < len(payload):
+        if position + RECORD.size > len(payload):
+            raise Corrupt(f"{name} has a record that is cut short")
         kind, first, count = RECORD.unpack_from(payload, position)
         position += RECORD.size
-        if kind > MASK_BOTH:
-            raise Corrupt(f"{name} has a record of unknown kind {kind}")
         masks = width * max(0, kind - LIVE)
+        if kind > MASK_BOTH or position + masks > len(payload):
+            raise Corrupt(f"{name} has a record of unknown kind {kind}, or one that is cut short")
         record = (kind, payload[position : position + masks])
         records.update(dict.fromkeys(range(first, first + count), record))
         position += masks

@@ -8,7 +8,6 @@ still missing after PATIENCE, and what a file system cannot be asked this way, g
 
 import os
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -141,7 +140,11 @@ class ColdReads:
     def fetch(self, request: Request) -> None:
         """Let a thread wait for the data; where it lies is looked up here, on the map's own thread."""
         disk = self._server.disk
-        plan = disk.plan(request.offset, request.length)
+        try:
+            plan = disk.plan(request.offset, request.length)
+        except errors.FiskError as exc:
+            self._server.guard(request.conn, partial(self._server.transmission.fail, request, exc))
+            return
         disk.layers.pinned += 1
         request.conn.began(1, request.length)
 
@@ -174,10 +177,13 @@ class Deferred:
         if isinstance(request.payload, memoryview):
             request.payload = bytes(request.payload)
         request.tries += 1
-        held = len(request.payload)
+        held, layers = len(request.payload), self._server.disk.layers
+        plan = [] if self._server.disk.discarding else self._edges(request)
         request.conn.began(1, held)
+        layers.pinned += 1
 
         def done(_: None, error: Exception | None) -> None:
+            layers.pinned -= 1
             if not request.conn.closed:
                 self._server.guard(request.conn, lambda: self._again(request, error))
             request.conn.ended(1, held)
@@ -186,7 +192,7 @@ class Deferred:
             # Behind the punches, on their own thread.
             self._server.loop.submit("discard", 1, lambda: None, done)
         else:
-            self._server.loop.submit("read", THREADS, self._warm(request), done)
+            self._server.loop.submit("read", THREADS, partial(_warm, plan), done)
 
     def after_discards(self, conn: Connection) -> None:
         """Look at the inbox of ``conn`` again once the punches of now are done."""
@@ -199,18 +205,14 @@ class Deferred:
         else:
             self._server.transmission.handle(request)
 
-    def _warm(self, request: Request) -> Callable[[], None]:
-        """Give a function that reads the first and last block of the request into the page cache."""
+    def _edges(self, request: Request) -> list[tuple[int, int, int]]:
+        """Give where the first and last block of the request lie; raises what opening a layer raises."""
         disk, size = self._server.disk, self._server.disk.block_size
         edges = {request.offset // size, (request.offset + request.length - 1) // size}
-        plan = [extent for block in sorted(edges) for extent in disk.plan(block * size, size)]
-        disk.layers.pinned += 1
+        return [extent for block in sorted(edges) for extent in disk.plan(block * size, size)]
 
-        def warm() -> None:
-            try:
-                for fd, offset, length in plan:
-                    read_extent(fd, memoryview(bytearray(length)), offset)
-            finally:
-                disk.layers.pinned -= 1
 
-        return warm
+def _warm(plan: list[tuple[int, int, int]]) -> None:
+    """Read extents into the page cache."""
+    for fd, offset, length in plan:
+        read_extent(fd, memoryview(bytearray(length)), offset)

@@ -87,7 +87,7 @@ class Control:
         self._server.loop.barrier(lambda: reply({"ok": True}))
 
     def _pause(self, _: dict[str, Any], reply: Reply) -> None:
-        self._server.pause()
+        self._server.pause("control")
         self._pauses += 1
         this = self._pauses
         self._server.loop.later(PAUSE_SECONDS, lambda: self._forgotten(this))
@@ -95,11 +95,11 @@ class Control:
 
     def _forgotten(self, pause: int) -> None:
         if pause == self._pauses:
-            self._server.unpause()
+            self._server.unpause("control")
 
     def _resume(self, _: dict[str, Any], reply: Reply) -> None:
         self._pauses += 1
-        self._server.unpause()
+        self._server.unpause("control")
         reply({"ok": True})
 
     def _stop(self, _: dict[str, Any], reply: Reply) -> None:

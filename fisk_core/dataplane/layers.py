@@ -14,7 +14,7 @@ from fisk_core.pools.base import Device, Kind, Pool
 HOLE = -1
 UNOPENED = -2
 
-_SPARE = 64  # descriptors left for sockets, logs and blobs
+_SPARE = 320  # descriptors left for connections, listeners, logs and blobs
 
 
 class Layers:

@@ -93,6 +93,7 @@ class Server:
         self.cold, self.deferred, self.flusher = ColdReads(self), Deferred(self), Flusher(self)
         self.arrivals = Arrivals(self)
         self.connections: set[Connection] = set()
+        self._pauses: set[str] = set()
         self.paused = False
         """no request is looked at for now"""
         self._retired: list[Disk] = []
@@ -134,8 +135,12 @@ class Server:
         self._listeners.append(listener)
 
         def on_event(_: int) -> None:
-            with contextlib.suppress(BlockingIOError, ConnectionError):
+            try:
                 accept(listener.accept()[0])
+            except BlockingIOError:
+                pass
+            except OSError as exc:  # the peer is gone already, or there are no descriptors left
+                LOG.info("a connection could not be taken: %s", exc)
 
         self.loop.add(listener.fileno(), IN, on_event)
 
@@ -185,17 +190,20 @@ class Server:
 
     # Changes of what is served
 
-    def pause(self) -> None:
+    def pause(self, why: str) -> None:
         """Answer no further requests until :meth:`unpause`; those waiting for the disk are answered."""
+        self._pauses.add(why)
         self.paused = True
         for conn in self.connections:
             conn.watch()
 
-    def unpause(self) -> None:
-        if not self.paused:
+    def unpause(self, why: str) -> None:
+        """End one pause; requests are answered again when no other holds them."""
+        self._pauses.discard(why)
+        if self._pauses or not self.paused:
             return
         self.paused = False
-        for conn in self.connections:
+        for conn in list(self.connections):
             conn.watch()
             self.resume(conn)
 
@@ -226,7 +234,7 @@ class Server:
 
     def _replace(self, spec: DiskSpec, done: Callable[[Exception | None], None]) -> None:
         """Make the old disk durable and then serve another; requests wait meanwhile."""
-        self.pause()
+        self.pause("replace")
 
         def swap(error: Exception | None) -> None:
             try:
@@ -236,7 +244,7 @@ class Server:
                     self.transmission.disk_changed()
             except errors.FiskError as exc:
                 error = exc
-            self.unpause()
+            self.unpause("replace")
             self.loop.barrier(self._close_retired)
             done(error)
 

@@ -207,9 +207,10 @@ class Transmission:
         """Answer a request now or see that it is answered later."""
         try:
             self.check(request)
-            self._handlers[request.kind](request)
-        except BlockingIOError:
-            self.server.deferred.add(request)
+            try:
+                self._handlers[request.kind](request)
+            except BlockingIOError:
+                self.server.deferred.add(request)
         except errors.FiskError as exc:
             self.fail(request, exc)
 
