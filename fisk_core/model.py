@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from fisk_core.units import MAX_SIZE as MAX_SIZE
+
 BLOCK_SIZE = 4096
 PAGE_SIZE = 4 << 20
-MAX_SIZE = 64 << 40
-"""Bytes a Fisk may have (64 TiB)."""
 
 
 class State(StrEnum):

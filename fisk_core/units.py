@@ -5,6 +5,9 @@ import re
 
 from fisk_core.errors import InvalidValue
 
+MAX_SIZE = 64 << 40
+"""Bytes a Fisk may have (64 TiB)."""
+
 _SIZE = re.compile(r"^\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([KMGTPE]?)(?:i?B)?\s*$", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
 

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from fisk_core.errors import InvalidValue, Unsupported
-from fisk_core.model import MAX_SIZE
+from fisk_core.units import MAX_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,6 @@ from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from fisk_core.model import MAX_SIZE
 from fisk_core.pools import _files, _filesystem
 from fisk_core.pools._header import Header, create_header, read_header
 from fisk_core.pools._options import FileOptions
@@ -38,6 +37,7 @@ from fisk_core.pools.base import (
     is_id,
 )
 from fisk_core.pools.file_device import FileBlob, FileDevice
+from fisk_core.units import MAX_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -265,7 +265,7 @@ def test_a_log_of_another_base(engine):
 
 
 def test_a_missing_pool_is_said_and_nothing_removed(engine, expect_logs):
-    expect_logs("header of Fisk .* could not be written")
+    expect_logs("headers of 1 Fisks could not be written")
     folder = engine.home.pool("default")
     folder.rename(folder.with_name("moved"))
     report = engine.check(repair=True)

@@ -197,7 +197,7 @@ def test_links_in_place_of_files_are_not_followed(pool: Pool, tmp_path: Path) ->
 
 def test_device_that_cannot_get_its_size_is_not_left_behind(pool: Pool) -> None:
     device_id = str(uuid4())
-    with pytest.raises(errors.PoolError, match=device_id):
+    with pytest.raises(errors.LimitExceeded, match=device_id):
         pool.create_device(Kind.LAYER, device_id, 1 << 62)
     assert not pool.exists(Kind.LAYER, device_id)
     with pytest.raises(errors.InvalidValue):
