@@ -13,12 +13,11 @@ PAGE_SIZE = 4 << 20
 
 
 class State(StrEnum):
-    """``live`` is writable, ``frozen`` immutable for ever; the other two exist only inside an operation."""
+    """``live`` is writable, ``frozen`` immutable for ever; ``building`` is an import under way, hidden."""
 
     LIVE = "live"
     FROZEN = "frozen"
     BUILDING = "building"
-    SEALING = "sealing"
 
 
 class Role(StrEnum):
