@@ -151,7 +151,9 @@ def _on_fresh_overlay(bench: Bench) -> float:
 
 def _two(bench: Bench, load: Load, how: Measure, unit: str) -> Samples:
     with (
-        bench.serve(bench.filled("hot")) as ours,
+        bench.serve(
+            bench.filled("calm")
+        ) as ours,  # never snapshotted: all of it in one layer, as in the file
         peers.nbdkit(bench.sockets, bench.raw_file) as theirs,
     ):
         return measure(bench, {FISK: ours, NBDKIT: theirs}, load, how, unit)

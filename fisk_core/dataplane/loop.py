@@ -15,6 +15,10 @@ from typing import Any
 
 IN, OUT, HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP
 
+_LOOK_ON = 40e-6
+"""seconds to look for the next event before going to sleep"""
+_VAIN_TRIES, _REST = 16, 256
+
 Done = Callable[[Any, Exception | None], None]
 
 
@@ -31,6 +35,7 @@ class Loop:
         self.rounds: list[Callable[[], bool]] = []
         """called after each round of events; True asks for another round at once"""
         self.stopping = False
+        self._vain = self._rest = 0
         self._signals: list[signal.Signals] = []
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._running: set[object] = set()
@@ -106,10 +111,10 @@ class Loop:
 
     def run(self) -> None:
         """Handle events until :attr:`stopping`."""
-        poll, handlers = self._epoll.poll, self._handlers
+        handlers = self._handlers
         busy = False
         while not self.stopping:
-            for fd, events in poll(0 if busy else self._patience()):
+            for fd, events in self._wait(0 if busy else self._patience()):
                 handler = handlers.get(fd)
                 if handler:
                     handler(events)
@@ -117,6 +122,26 @@ class Loop:
             busy = False
             for call in self.rounds:
                 busy = call() or busy
+
+    def _wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Wait for events; first without sleeping, for as long as a client at work takes to ask again.
+
+        A core that went to sleep takes longer to wake than a cached read.  Looking on is given up while it
+        does not pay: after some tries in vain, for the next waits.
+        """
+        if timeout == 0 or self._rest:
+            self._rest = max(0, self._rest - 1)
+            return self._epoll.poll(timeout)
+        poll, clock = self._epoll.poll, time.perf_counter
+        until = clock() + _LOOK_ON
+        while clock() < until:
+            if events := poll(0):
+                self._vain = 0
+                return events
+        self._vain += 1
+        if self._vain == _VAIN_TRIES:
+            self._vain, self._rest = 0, _REST
+        return poll(timeout)
 
     def _patience(self) -> float | None:
         """Give the seconds until the next timer is due, None when there is none."""
