@@ -128,11 +128,6 @@ class BlockMap:
         self.dirty.clear()
         return changes
 
-    def put_back(self, changes: Changes) -> None:
-        """Count ``changes`` as not recorded after all."""
-        for number, _ in changes:
-            self.dirty.setdefault(number, 1)
-
     def collapse(self, numbers: list[int]) -> None:
         """Turn those of the pages that have one owner by now into one number."""
         for number in numbers:

@@ -287,11 +287,6 @@ class Connection:
         """Say whether bytes were received and deciphered that are not in the inbox."""
         return not self.plain and self.sock.pending()  # type: ignore[union-attr]
 
-    def _on_pending(self) -> None:
-        """Take bytes that TLS holds already: epoll does not know of them."""
-        if not self.closed:
-            self.on_event(IN)
-
     def began(self, count: int = 1, held: int = 0) -> None:
         """Count requests that wait for the disk, and the bytes of buffers that they hold."""
         self.pending += count

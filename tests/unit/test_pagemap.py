@@ -108,16 +108,6 @@ def test_owning_again_changes_nothing():
     assert not block_map.dirty
 
 
-def test_changes_may_be_put_back():
-    block_map = live_map(TINY, 1 << 20)
-    block_map.own(0, 1, 1)
-    block_map.own(40, 4, 1)
-    changes = block_map.take_changes()
-    block_map.own(0, 1, 0)
-    block_map.put_back(changes)
-    assert set(block_map.dirty) == {0, 10}
-
-
 def test_a_map_names_so_many_layers_and_no_more(monkeypatch):
     monkeypatch.setattr(pagemap, "MAX_ALIAS", 3)
     block_map = BlockMap(Empty(TINY), 1 << 20)
