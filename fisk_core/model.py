@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from fisk_core.units import MAX_SIZE as MAX_SIZE
 
@@ -86,3 +87,130 @@ class Route:
     pool: str | None
     path: str | None
     file_offset: int | None
+
+
+class Access(StrEnum):
+    """How a host reaches an attached Fisk; others are found by entry point ``fisk.access``."""
+
+    NBD = "nbd"
+    DIRECT = "direct"
+    FILE = "file"
+    BLOCK = "block"
+    ISCSI = "iscsi"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One consumer's use of a Fisk on one host.
+
+    ``epoch`` is that of the writer lease it shares, 0 for readers.  ``uris`` are NBD URIs, the unix socket
+    first; ``path`` is the file or device of the access paths that have one; ``consumer`` is the caller's
+    own label, e.g. the id of a server.
+    """
+
+    id: str
+    fisk_id: str
+    host: str
+    access: str
+    read_only: bool
+    epoch: int
+    created_at: datetime
+    consumer: str = ""
+    uris: tuple[str, ...] = ()
+    path: str | None = None
+
+
+class JobState(StrEnum):
+    """``queued`` and ``running`` jobs go on after a restart; the others are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Long work: ``done`` of ``total`` bytes (None while unknown), its arguments, and what came of it.
+
+    ``error`` is a problem document (RFC 9457) of a failed job.
+    """
+
+    id: str
+    kind: str
+    state: JobState
+    arguments: Mapping[str, Any]
+    done: int
+    total: int | None
+    created_at: datetime
+    updated_at: datetime
+    host: str
+    result: Any = None
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.state not in (JobState.QUEUED, JobState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened; ``num`` only ever rises."""
+
+    num: int
+    kind: str
+    at: datetime
+    fisk_id: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RangeLock:
+    """``length`` bytes from ``offset`` locked by ``owner`` until ``expires``; renew it before."""
+
+    id: str
+    fisk_id: str
+    offset: int
+    length: int
+    shared: bool
+    owner: str
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Which snapshots of a schedule stay: the newest ones, and the newest of so many hours, days, weeks."""
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A snapshot of one Fisk every ``interval`` seconds; ``expire`` seconds after it is taken it goes too."""
+
+    id: str
+    fisk_id: str
+    interval: int
+    retention: Retention
+    next_run: datetime
+    created_at: datetime
+    prefix: str = "auto"
+    expire: int | None = None
+    expendable: bool = False
+    """its snapshots may be removed when the pool passes its high-water mark"""
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A bearer token as it is remembered: never the secret itself."""
+
+    id: str
+    name: str
+    role: str
+    created_at: datetime
+    expires: datetime | None = None

@@ -26,7 +26,7 @@ from sqlalchemy import (
     Text,
 )
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration; a catalog that says so needs no alembic."""
 
 metadata = MetaData(
@@ -176,6 +176,104 @@ leases = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("expires", DateTime, nullable=True),
     comment="""The last writer of a Fisk.  ``epoch`` rises by one at every open for writing and never falls:
-    storage or a worker that has seen epoch *n* refuses *n - 1*.  ``expires`` NULL: the holder is of this
-    host and the lock file decides whether it still lives.""",
+    storage or a worker that has seen epoch *n* refuses *n - 1*.  The lock file decides whether the
+    holder still lives; ``expires`` is not used by locks that end with their process, and NULL.""",
+)
+
+attachments = Table(
+    "attachments",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("fisk_id", ForeignKey("fisks.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("host", NAME, nullable=False, index=True),
+    Column("access", String(32), nullable=False),
+    Column("read_only", Boolean, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("consumer", NAME, nullable=False),
+    Column("details", JSON, nullable=False),
+    Column("created_at", DateTime, nullable=False),
+    comment="""One consumer's use of a Fisk on one host.  The row is written before the worker is started
+    and removed after its use ended, so a host that comes back knows what it has to have running.  ``epoch``
+    is that of the writer lease (0: a reader): a row with an older epoch than the lease lost the Fisk to
+    another host.  ``details`` are the access path's own, what it needs to undo itself.""",
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("kind", String(64), nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("host", NAME, nullable=False),
+    Column("arguments", JSON, nullable=False),
+    Column("done", BigInteger, nullable=False),
+    Column("total", BigInteger, nullable=True),
+    Column("result", JSON, nullable=True),
+    Column("error", JSON, nullable=True),
+    Column("cancelling", Boolean, nullable=False),
+    Column("created_at", DateTime, nullable=False),
+    Column("updated_at", DateTime, nullable=False, index=True),
+    comment="""Long work.  ``host`` does it.  Every kind can be begun again from its ``arguments`` alone, ids
+    of what it makes included, so a job found running when its host starts is simply run again.""",
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("num", Integer, primary_key=True, autoincrement=True),
+    Column("kind", String(64), nullable=False),
+    Column("fisk_id", UUID, nullable=True),
+    Column("data", JSON, nullable=False),
+    Column("at", DateTime, nullable=False, index=True),
+    sqlite_autoincrement=True,
+    comment="""What happened, for those who follow it; old rows are removed.  An event of a change is written
+    in that change's own transaction.  No foreign key: the Fisk may be gone.""",
+)
+
+range_locks = Table(
+    "range_locks",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("fisk_id", ForeignKey("fisks.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("offset", BigInteger, nullable=False),
+    Column("length", BigInteger, nullable=False),
+    Column("shared", Boolean, nullable=False),
+    Column("owner", NAME, nullable=False),
+    Column("expires", DateTime, nullable=False),
+    comment="""Byte ranges of a Fisk locked by cooperating clients.  Two rows of one Fisk that overlap are
+    both shared, or one has expired.""",
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("fisk_id", ForeignKey("fisks.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("interval", BigInteger, nullable=False),
+    Column("prefix", NAME, nullable=False),
+    Column("keep_last", Integer, nullable=False),
+    Column("keep_hourly", Integer, nullable=False),
+    Column("keep_daily", Integer, nullable=False),
+    Column("keep_weekly", Integer, nullable=False),
+    Column("expire", BigInteger, nullable=True),
+    Column("expendable", Boolean, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("next_run", DateTime, nullable=False, index=True),
+    Column("created_at", DateTime, nullable=False),
+    comment="""When snapshots of a Fisk are taken, and which are kept.  Which snapshots are a schedule's own
+    is told by their attribute ``fisk:schedule``.  ``next_run`` is moved on in the transaction that claims a
+    run, so that of several hosts one takes it.""",
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("created_at", DateTime, nullable=False),
+    Column("expires", DateTime, nullable=True),
+    comment="""Bearer tokens of the API.  ``digest`` is SHA-256 of the secret, which has 256 bits of its own:
+    a slow hash would protect nothing more.""",
 )
