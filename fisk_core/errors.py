@@ -128,6 +128,30 @@ class Cancelled(FiskError):
     http_status = 409
 
 
+class Unauthenticated(FiskError):
+    """Who asks is not known: no token, an unknown one, or one that has expired."""
+
+    exit_status = 17
+    errno = errno.EACCES
+    http_status = 401
+
+
+class Forbidden(FiskError):
+    """Who asks is known and may not do that."""
+
+    exit_status = 18
+    errno = errno.EACCES
+    http_status = 403
+
+
+class Overloaded(FiskError):
+    """Too many requests, streams or jobs at once; try again a little later."""
+
+    exit_status = 19
+    errno = errno.EAGAIN
+    http_status = 429
+
+
 _FROM_ERRNO = {
     errno.ENOENT: NotFound,
     errno.EEXIST: AlreadyExists,
