@@ -8,9 +8,11 @@ Driver exceptions leave as ``fisk_core.errors``.  All that is particular to SQLi
 """
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,11 @@ _BUMP = (
     .values(value=schema.settings.c.value + 1)
 )
 _VERSION = select(schema.settings.c.value).where(schema.settings.c.key == "version")
+_CLOCKS = {
+    "postgresql": "SELECT clock_timestamp() AT TIME ZONE 'UTC'",
+    "mysql": "SELECT UTC_TIMESTAMP(6)",
+    "mariadb": "SELECT UTC_TIMESTAMP(6)",
+}
 _SYMPTOMS: tuple[tuple[str, type[FiskError]], ...] = (
     ("is locked", InUse),
     ("is full", NoSpace),
@@ -38,6 +45,30 @@ _SYMPTOMS: tuple[tuple[str, type[FiskError]], ...] = (
     ("not a database", Corrupt),
     ("readonly", ReadOnly),
 )
+
+
+class Changes:
+    """Counts the changes this process made, for those who wait for one; another process's are not seen."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        return self._count
+
+    def tell(self) -> None:
+        """Wake those who wait."""
+        with self._condition:
+            self._count += 1
+            self._condition.notify_all()
+
+    def wait(self, seen: int, timeout: float) -> int:
+        """Return, with the present count, once it is not ``seen`` any more or ``timeout`` seconds passed."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._count != seen, timeout)
+            return self._count
 
 
 class Catalog:
@@ -48,6 +79,7 @@ class Catalog:
         self._reader = _make_engine(url)
         self._reserve = _reserve_of(self._reader)
         self._writer = self._reader.execution_options(fisk_write=True)
+        self.changes = Changes()
         try:
             self._ensure_current(migration_lock)
         except BaseException:
@@ -77,6 +109,7 @@ class Catalog:
             if self._reserve:
                 self._reserve.release()  # so that the next command can delete something
             raise
+        self.changes.tell()
 
     def version(self) -> int:
         with self.read() as conn:
@@ -110,6 +143,19 @@ class Catalog:
 def version(conn: Connection) -> int:
     """The number of changes made so far, as this transaction sees it."""
     return int(conn.execute(_VERSION).scalar_one())
+
+
+def clock(conn: Connection) -> datetime:
+    """Give the time (UTC, without a zone) that leases and schedules go by, for all who share the catalog.
+
+    It is the database server's, at this statement, so that hosts need not agree on theirs; SQLite has no
+    server and is used on one host: its clock counts.
+    """
+    statement = _CLOCKS.get(conn.dialect.name)
+    if statement is None:
+        return datetime.now(UTC).replace(tzinfo=None)
+    found: datetime = conn.execute(text(statement)).scalar_one()
+    return found
 
 
 def raise_version(conn: Connection, least: int) -> None:

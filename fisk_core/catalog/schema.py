@@ -240,8 +240,11 @@ range_locks = Table(
     Column("shared", Boolean, nullable=False),
     Column("owner", NAME, nullable=False),
     Column("expires", DateTime, nullable=False),
-    comment="""Byte ranges of a Fisk locked by cooperating clients.  Two rows of one Fisk that overlap are
-    both shared, or one has expired.""",
+    Column("waiting", Boolean, nullable=False),
+    Column("ticket", BigInteger, nullable=False),
+    comment="""Byte ranges of a Fisk locked by cooperating clients.  Of two rows of one Fisk that overlap,
+    both are shared, or one has expired, or one is ``waiting``: asked for and not granted yet.  Those get it
+    in the order of their ``ticket``, which is ``settings.version`` of the transaction that asked.""",
 )
 
 schedules = Table(

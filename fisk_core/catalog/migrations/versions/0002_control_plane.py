@@ -90,6 +90,8 @@ def _range_locks() -> None:
         sa.Column("shared", sa.Boolean, nullable=False),
         sa.Column("owner", _NAME, nullable=False),
         sa.Column("expires", sa.DateTime, nullable=False),
+        sa.Column("waiting", sa.Boolean, nullable=False),
+        sa.Column("ticket", sa.BigInteger, nullable=False),
         *_of_fisk("range_locks"),
     )
     op.create_index("ix_range_locks_fisk_id", "range_locks", ["fisk_id"])
