@@ -19,7 +19,7 @@ from fisk_core.engine.context import Context
 from fisk_core.engine.opening import LockedDisk
 from fisk_core.engine.retrying import retrying
 from fisk_core.model import BLOCK_SIZE, PAGE_SIZE, Fisk, Role, State
-from fisk_core.services import sweep
+from fisk_core.services import events, sweep
 
 
 class Building:
@@ -55,6 +55,8 @@ class Building:
             if frozen:
                 maps.mark_sealed(conn, record.map_id, size)
             made = fisks.load(conn, self.fisk_id)
+            shown = {"name": made.name, "role": made.role, "state": state.value, "parent_id": made.parent_id}
+            events.emit(conn, "fisk.created", made.id, **shown)
         self._open = False
         self._lock.release()
         context.settler.notify()

@@ -17,6 +17,7 @@ from fisk_core.engine.lifecycle import existing
 from fisk_core.engine.retrying import retrying
 from fisk_core.errors import InvalidValue
 from fisk_core.model import Fisk, Role, State
+from fisk_core.services import events
 
 
 def clone(
@@ -57,6 +58,8 @@ def clone(
                 source.record_in(conn)
                 maps.insert_maps(conn, periods)
                 fisks.insert_fisks(conn, rows, labels)
+                told = {"name": name, "role": role, "state": State.LIVE.value, "parent_id": source.record.id}
+                events.emit_many(conn, "fisk.created", ids, **told)
         return [fisks.as_fisk(row, source.record.pool, labels) for row in rows]
 
     made = retrying(context, attempt)

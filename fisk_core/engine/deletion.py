@@ -14,7 +14,7 @@ from fisk_core.catalog.maps import Garbage
 from fisk_core.engine import access
 from fisk_core.engine.context import Context
 from fisk_core.engine.operating import OPERATION_SECONDS
-from fisk_core.services import sweep
+from fisk_core.services import events, sweep
 
 _AT_ONCE = 200
 """Fisks deleted in one transaction: each needs two open lock files meanwhile."""
@@ -39,6 +39,7 @@ def _delete(context: Context, ids: Sequence[str], force: bool) -> None:
             stack.enter_context(held[-1])
         with context.catalog.change() as conn:
             fisks.delete_fisks(conn, ids)
+            events.emit_many(conn, "fisk.deleted", ids, names=[record.name for record in records])
             pointed = [each for record in records for each in (record.map_id, record.next_map) if each]
             garbage = maps.drop_unneeded(conn, pointed)
         _clean_up(context, records, garbage, held)

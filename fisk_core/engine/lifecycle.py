@@ -14,6 +14,7 @@ from fisk_core.engine.operating import operating
 from fisk_core.engine.retrying import retrying
 from fisk_core.errors import AlreadyExists, InvalidValue
 from fisk_core.model import BLOCK_SIZE, PAGE_SIZE, Fisk, Role, State
+from fisk_core.services import events
 
 
 def create(
@@ -53,6 +54,9 @@ def create(
             fisks.require_free(conn, [name])
             maps.insert_maps(conn, [maps.period(map_id, where.id, None, 0, fisk_id)])
             fisks.insert_fisks(conn, [row], labels)
+            events.emit(
+                conn, "fisk.created", fisk_id, name=name, role=role, state=row["state"], parent_id=None
+            )
         return fisks.as_fisk(row, where.name, labels)
 
     made = retrying(context, attempt)
@@ -126,6 +130,7 @@ def change(
             if columns or labels:
                 fisks.update_fisk(conn, record.id, **columns)
                 fisks.set_attributes(conn, record.id, labels)
+                events.emit(conn, "fisk.changed", record.id, **columns, attributes=sorted(labels))
             return fisks.load(conn, record.id)
 
     changed = retrying(context, attempt)
@@ -152,3 +157,4 @@ def _record_frozen(context: Context, record: Record) -> None:
             maps.mark_sealed(conn, record.map_id, record.size)
         fisks.update_fisk(conn, record.id, state=State.FROZEN.value, map_id=record.readable_map)
         maps.drop_unneeded(conn, [record.map_id])  # a period nobody wrote to has no files
+        events.emit(conn, "fisk.frozen", record.id, name=record.name)

@@ -28,7 +28,7 @@ from fisk_core.engine import access
 from fisk_core.engine.context import Context
 from fisk_core.errors import FiskError
 from fisk_core.pools.base import Kind
-from fisk_core.services import sweep
+from fisk_core.services import events, sweep
 
 
 def replace_served(
@@ -89,6 +89,8 @@ def _forward(context: Context, record: Record, map_id: str, base: str | None, si
             # Shrunk: what lay behind the new end is seen by nobody any more.
             maps.mark_sealed(conn, record.map_id, size)
             maps.mark_suspect(conn, record.map_id)
+        kind = "fisk.resized" if base == record.map_id else "fisk.reverted"
+        events.emit(conn, kind, record.id, size=size)
         garbage = maps.drop_unneeded(conn, [record.map_id])
     sweep.remove(context, garbage)
     context.settler.notify()

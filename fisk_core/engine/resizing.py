@@ -19,6 +19,7 @@ from fisk_core.engine.operating import operating
 from fisk_core.engine.replacing import replace_served
 from fisk_core.errors import InUse, InvalidValue, ReadOnly
 from fisk_core.model import Fisk
+from fisk_core.services import events
 
 
 def resize(context: Context, ref: str, size: int, *, shrink: bool = False) -> Fisk:
@@ -45,13 +46,18 @@ def _grow(context: Context, record: Record, size: int) -> None:
     lock = access.seize(context, record, shared=True)
     try:
         if size != record.size:
-            with context.catalog.change() as conn:
-                fisks.update_fisk(conn, record.id, size=size)
+            _set_size(context, record, size)
         if lock is None:
             access.call(context, record, {"op": "resize", "size": size})
     finally:
         if lock is not None:
             lock.release()
+
+
+def _set_size(context: Context, record: Record, size: int) -> None:
+    with context.catalog.change() as conn:
+        fisks.update_fisk(conn, record.id, size=size)
+        events.emit(conn, "fisk.resized", record.id, size=size)
 
 
 def _shrink(context: Context, record: Record, size: int) -> None:
@@ -61,8 +67,7 @@ def _shrink(context: Context, record: Record, size: int) -> None:
         return
     with lock:
         if record.readable_map is None:
-            with context.catalog.change() as conn:
-                fisks.update_fisk(conn, record.id, size=size)
+            _set_size(context, record, size)
             return
         if record.opened:
             seal(context.open_pool(record.pool), record.map_id)
@@ -83,6 +88,7 @@ def _shrink_unused(context: Context, record: Record, row: dict[str, Any]) -> Non
             maps.begin_period(conn, record, row)
             maps.mark_opened(conn, row["id"], row["pool_id"])
             fisks.update_fisk(conn, record.id, size=size)
+            events.emit(conn, "fisk.resized", record.id, size=size)
             maps.drop_unneeded(conn, [record.map_id])
 
 

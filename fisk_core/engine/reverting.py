@@ -17,7 +17,7 @@ from fisk_core.engine.replacing import replace_served
 from fisk_core.engine.retrying import retrying
 from fisk_core.errors import InvalidValue, ReadOnly
 from fisk_core.model import Fisk
-from fisk_core.services import sweep
+from fisk_core.services import events, sweep
 
 
 def revert(context: Context, ref: str, to: str) -> Fisk:
@@ -66,5 +66,6 @@ def _revert_unused(context: Context, target: Record, freeze: Freeze, row: dict[s
         freeze.record_in(conn)
         maps.begin_period(conn, target, row)
         fisks.update_fisk(conn, target.id, size=freeze.size)
+        events.emit(conn, "fisk.reverted", target.id, size=freeze.size)
         garbage = maps.drop_unneeded(conn, [target.map_id])
     sweep.remove(context, garbage)

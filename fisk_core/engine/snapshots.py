@@ -6,6 +6,9 @@ windows are described in ``freezing``.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
 
 from fisk_core.catalog import fisks
 from fisk_core.engine import validate
@@ -15,6 +18,7 @@ from fisk_core.engine.lifecycle import existing
 from fisk_core.engine.retrying import retrying
 from fisk_core.errors import InvalidValue
 from fisk_core.model import Fisk, Role, State
+from fisk_core.services import events
 
 
 def snapshot(
@@ -64,6 +68,8 @@ def _take(
                 each.record_in(conn)
             rows = [_row(*each, role) for each in zip(freezes, names, ids, strict=True)]
             fisks.insert_fisks(conn, rows, labels)
+            for row in rows:
+                _tell(conn, row)
         return [fisks.as_fisk(row, each.record.pool, labels) for row, each in zip(rows, freezes, strict=True)]
 
     taken = retrying(context, attempt)
@@ -71,7 +77,12 @@ def _take(
     return taken
 
 
-def _row(freeze: Freeze, name: str, fisk_id: str, role: str) -> dict[str, object]:
+def _tell(conn: Connection, row: Mapping[str, Any]) -> None:
+    shown = {key: row[key] for key in ("name", "role", "state", "parent_id")}
+    events.emit(conn, "fisk.created", row["id"], **shown)
+
+
+def _row(freeze: Freeze, name: str, fisk_id: str, role: str) -> dict[str, Any]:
     source = freeze.record
     return fisks.new_row(
         id=fisk_id,
