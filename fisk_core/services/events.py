@@ -52,7 +52,7 @@ _SLACK_TIME = timedelta(hours=1)
 """How much more than is kept may be there before it is worth a transaction."""
 
 
-def emit(conn: Connection, kind: str, fisk_id: str | None = None, **data: Any) -> None:
+def emit(conn: Connection, kind: str, /, fisk_id: str | None = None, **data: Any) -> None:
     """Note an event in the transaction of what it tells; ``data`` is plain JSON."""
     rows.add(conn, [(kind, fisk_id, data)])
 

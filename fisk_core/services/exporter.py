@@ -83,6 +83,23 @@ def download(
             _convert_to_stream(engine, fisk, wanted, compress, stream, meter)
 
 
+def write_file(
+    engine: "Engine",
+    fisk: Fisk,
+    fd: int,
+    path: Path,
+    *,
+    format: str = "raw",
+    compress: bool = False,
+    progress: "Progress | None" = None,
+) -> None:
+    """Write a Fisk into an empty file that the caller has opened; ``path`` is how a program opens it too.
+
+    Making it durable is left to the caller.  Raises like ``download``.
+    """
+    _to_file(engine, fisk, _format(format, compress), compress, fd, path, Meter(progress, fisk.size))
+
+
 def _format(name: str, compress: bool) -> Format:
     wanted = FORMATS.get(name.lower())
     if wanted is None:

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kinds of job: what arguments each takes, what is settled when it is submitted, and what it does.
+
+Each can be done again from its arguments alone, wherever an earlier run of it was cut off.  Hence whatever it
+makes has its id before it begins.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fisk_core.engine import validate
+from fisk_core.errors import InvalidValue
+from fisk_core.jobs import imports, paths, targets
+from fisk_core.jobs.task import Task
+
+if TYPE_CHECKING:
+    from fisk_core.engine import Engine
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """``takes``: name → types; ``needs``: those that must be given.
+
+    ``prepare`` only adds arguments, and raises what is wrong with those it got; ``run`` gives the result as
+    JSON.
+    """
+
+    takes: Mapping[str, type | tuple[type, ...]]
+    needs: Sequence[str]
+    prepare: Callable[["Engine", Sequence[Path], Arguments], None]
+    run: Callable[[Task], Any]
+
+    def check(self, arguments: Mapping[str, Any]) -> Arguments:
+        """Give the arguments without those that are None; raises InvalidValue."""
+        given = {key: value for key, value in arguments.items() if value is not None}
+        for key, value in given.items():
+            wanted = self.takes.get(key)
+            if wanted is None:
+                raise InvalidValue(f"'{key}' is no argument of this kind of job ({', '.join(self.takes)})")
+            if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+                raise InvalidValue(f"the argument '{key}' has the wrong type")
+        for key in self.needs:
+            if key not in given:
+                raise InvalidValue(f"the argument '{key}' is missing")
+        return given
+
+
+def _nothing(engine: "Engine", directories: Sequence[Path], arguments: Arguments) -> None:
+    """There is nothing to settle."""
+
+
+def _prepare_import(engine: "Engine", directories: Sequence[Path], arguments: Arguments) -> None:
+    arguments["id"] = validate.fisk_id(arguments.get("id"))
+    validate.name(arguments["name"])
+    with paths.opened_source(arguments["source"], directories):
+        pass
+
+
+def _prepare_download(engine: "Engine", directories: Sequence[Path], arguments: Arguments) -> None:
+    arguments["fisk_id"] = engine.get(arguments["ref"]).id
+    with paths.opened_folder(arguments["target"], directories):
+        pass
+
+
+def _prepare_scrub(engine: "Engine", directories: Sequence[Path], arguments: Arguments) -> None:
+    arguments["ids"] = [engine.get(ref).id for ref in arguments.get("refs", [])]
+
+
+def _scrub(task: Task) -> Any:
+    return asdict(task.engine.scrub(*task.arguments["ids"], progress=task.progress))
+
+
+def _check(task: Task) -> Any:
+    return asdict(task.engine.check(repair=task.arguments.get("repair", False)))
+
+
+def _collect(task: Task) -> Any:
+    return asdict(task.engine.collect(dry_run=task.arguments.get("dry_run", False)))
+
+
+def _rescan(task: Task) -> Any:
+    options = {key: value for key, value in task.arguments.items() if key != "pool"}
+    return asdict(task.engine.rescan(task.arguments["pool"], **options))
+
+
+KINDS: Mapping[str, Kind] = {
+    "import": Kind(
+        {
+            "source": str,
+            "name": str,
+            "id": str,
+            "format": str,
+            "role": str,
+            "frozen": bool,
+            "pool": str,
+            "keep_original": bool,
+            "attributes": dict,
+            "block_size": int,
+            "page_size": int,
+        },
+        ("source", "name"),
+        _prepare_import,
+        imports.run,
+    ),
+    "download": Kind(
+        {"ref": str, "target": str, "format": str, "compress": bool, "overwrite": bool},
+        ("ref", "target"),
+        _prepare_download,
+        targets.run,
+    ),
+    "scrub": Kind({"refs": list}, (), _prepare_scrub, _scrub),
+    "check": Kind({"repair": bool}, (), _nothing, _check),
+    "collect": Kind({"dry_run": bool}, (), _nothing, _collect),
+    "rescan": Kind(
+        {"pool": str, "driver": str, "options": dict, "force": bool}, ("pool",), _nothing, _rescan
+    ),
+}
