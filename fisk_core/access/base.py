@@ -57,9 +57,9 @@ class AccessPath(ABC):
     ) -> Details:
         """Say what connecting will make; makes nothing.
 
-        ``directory`` belongs to this attachment alone; ``connect`` makes it and ``disconnect`` removes it.  It is
-        on this host, and stays the same as long as the attachment exists.  ``options`` are this access path's own.
-        Raises InvalidValue, Unsupported, and MissingTool where ``available`` has something to say.
+        ``directory`` belongs to this attachment alone; ``connect`` makes it and ``disconnect`` removes it.
+        It is on this host, and stays the same as long as the attachment exists.  ``options`` are this access
+        path's own.  Raises InvalidValue, Unsupported, and MissingTool where ``available`` says so.
         """
 
     @abstractmethod
@@ -74,16 +74,20 @@ class AccessPath(ABC):
     def disconnect(self, details: Details, *, force: bool = False) -> None:
         """Undo it in reverse order; what is not there is no error.
 
-        Raises InUse, with everything left as it is, while a consumer still uses it, unless forced.  For access
-        paths with a worker this comes before the worker ends.
+        Raises InUse, with everything left as it is, while a consumer still uses it, unless forced.  For
+        access paths with a worker this comes before the worker ends.
         """
 
     @abstractmethod
     def alive(self, details: Details) -> bool:
         """Say cheaply whether all that connecting made is still there; if not, ``connect`` repairs it."""
 
+    @abstractmethod
     def resized(self, details: Details, size: int) -> None:
-        """The Fisk has ``size`` bytes now, its worker knows: have the path show it.  Repeating is harmless."""
+        """Have the path show that the Fisk has ``size`` bytes now; its worker knows it already.
+
+        Repeating is harmless.
+        """
 
     def require(self) -> None:
         """Raise MissingTool where this host lacks something."""

@@ -27,3 +27,6 @@ class Nbd(AccessPath):
 
     def alive(self, details: Details) -> bool:
         return True
+
+    def resized(self, details: Details, size: int) -> None:
+        pass
