@@ -152,6 +152,22 @@ class Overloaded(FiskError):
     http_status = 429
 
 
+class Unavailable(FiskError):
+    """The daemon cannot be reached, or did not answer in time; what it was asked may have been done."""
+
+    exit_status = 20
+    errno = errno.EHOSTDOWN
+    http_status = 503
+
+
+class Fenced(ReadOnly):
+    """Another host took over writing the Fisk; this one must not touch it any more."""
+
+    exit_status = 21
+    errno = errno.ESHUTDOWN
+    http_status = 409
+
+
 _FROM_ERRNO = {
     errno.ENOENT: NotFound,
     errno.EEXIST: AlreadyExists,

@@ -253,12 +253,16 @@ class LogWriter:
     again: what reached the medium is unknown.
     """
 
-    def __init__(self, pool: Pool, map_id: str) -> None:
+    def __init__(self, pool: Pool, map_id: str, *, untouched: bool = False) -> None:
+        """Open the log; ``untouched`` leaves it as it is, and refuses one that a crash tore (Corrupt)."""
         self._pool, self._map_id = pool, map_id
         self._device = pool.open_device(Kind.LOG, map_id, writable=True)
         contents = read(self._device, map_id)
         self.header = contents.header
         self._sequence, self._end = contents.sequence, contents.sectors * SECTOR
+        if contents.torn and untouched:
+            self._device.close()
+            raise Corrupt(f"log {map_id} has a torn tail, where another process was to have made it whole")
         if contents.torn:
             self._drop_tail()
         self._compact_at = max(COMPACT_AT, 2 * self._end)
@@ -320,6 +324,10 @@ class LogWriter:
             length = max(RESERVE, self._reserved - self._end)
             self._device.write_zeroes(self._end, length)
             self._reserved, self._compact_at = self._end + length, max(COMPACT_AT, 2 * self._end)
+
+    def abandon(self) -> None:
+        """Close the log and leave it as it is: another process writes it."""
+        self._device.close()
 
     def close(self) -> None:
         """Close the log, giving back the space reserved ahead."""

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fisk_core.dataplane.loop import HUP, IN, OUT
-from fisk_core.dataplane.negotiation import Agreement, Negotiation
+from fisk_core.dataplane.negotiation import Agreement, Negotiation, Presented
+from fisk_core.dataplane.protocol import HELLO
+from fisk_core.dataplane.start import Start
 from fisk_core.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class FileSpan:
 class Connection:
     """A connected socket, driven by the loop; ``closed`` once it is gone."""
 
-    def __init__(self, server: "Server", sock: socket.socket) -> None:
+    def __init__(self, server: "Server", sock: socket.socket, start: Start) -> None:
         sock.setblocking(False)
         self.server = server
         self.sock: socket.socket | TlsSocket = sock
@@ -59,7 +61,8 @@ class Connection:
         self.queued = 0
         self.pending = 0
         self.held = 0
-        self.agreed: Agreement | None = None
+        self.agreed: Agreement | None = start.agreed if start.over else None
+        self.name, self.read_only = start.name, start.read_only
         self.expected, self.window = -1, 0
         """where a stream of cold reads goes on, and how much of it is read ahead"""
         self.closed = False
@@ -69,16 +72,60 @@ class Connection:
         self._paused = False
         self._events = IN
         self._wanted_end = 0
-        self._steps = self._negotiation().run()
+        self._muted = start.said
+        self._negotiation: Negotiation | None = self._begin()
+        negotiation = self._negotiation
+        self._steps = negotiation.go_on(start.agreed) if start.agreed else negotiation.run()
         server.loop.add(self.fd, IN, self.on_event)
+        self._wanted = 0
+        if self.agreed:
+            self._negotiation = None
+            return
         this = weakref.ref(self)  # a timer must not keep a connection that ended
         server.loop.later(HANDSHAKE_SECONDS, lambda: _give_up(this()))
-        self._wanted = next(self._steps)
+
+    def open(self, received: bytes) -> None:
+        """Say hello to a client that has not heard it, and handle what somebody else received from it."""
+        if not self.agreed:
+            self._wanted = next(self._steps)
+        if received:
+            self.need(len(received))
+            self.view[: len(received)] = received
+            self.have = len(received)
+            self._handle()
 
     # Negotiation
 
-    def _negotiation(self) -> Negotiation:
-        return Negotiation(self.server.export, self.send, self._start_tls if self.server.tls else None)
+    def _begin(self) -> Negotiation:
+        if self.name is None:
+            return Negotiation(self.server.export, self._say, self._start_tls if self.server.tls else None)
+        return Negotiation(Presented(self.server.export, self.name, self.read_only), self._say, None)
+
+    def _say(self, data: bytes) -> None:
+        """Send what the client has not heard yet."""
+        muted = min(self._muted, len(data))
+        self._muted -= muted
+        self.send(data[muted:])
+
+    def hand_over(self) -> Start | None:
+        """Give how another process goes on with this connection; None when it cannot (as with TLS).
+
+        The bytes in the inbox are its first; what there is besides, the caller sees to.
+        """
+        if not self.plain or self._muted:
+            return None
+        start = Start(self.name, self.read_only, bytes(self.view[: self.have]), agreed=self.agreed)
+        start.over = self.agreed is not None
+        if start.over:
+            return start
+        negotiation = self._negotiation
+        if negotiation is None or negotiation.head is None:
+            return None
+        if negotiation.greeted:
+            start.agreed, start.received = negotiation.agreed, negotiation.head + start.received
+        else:
+            start.said = HELLO.size
+        return start
 
     def _start_tls(self) -> None:
         """Continue under TLS; whatever else was received before was not protected and is refused."""
@@ -103,6 +150,7 @@ class Connection:
         self._wanted_end = 0
         self.consume(position)
         if self.agreed:
+            self._negotiation = None
             self.need(INBOX)
             self.server.transmission.process(self)
 
@@ -316,7 +364,8 @@ class Connection:
         self.server.loop.remove(self.fd)
         self.sock.close()
         self.outbox.clear()
-        self._steps.close()  # it refers to this connection, and nothing here collects cycles
+        self._steps.close()  # both refer to this connection, and nothing here collects cycles
+        self._negotiation = None
         self.server.forget(self)
 
 

@@ -1,36 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control socket of a worker: one JSON object a line, one reply for each.
+"""The operations of a worker's control socket; :mod:`~fisk_core.dataplane.lines` says how they are sent.
 
-``{"op": …}`` is answered with ``{"ok": true, …}`` or ``{"ok": false, "error": class, "message": …}``.
-Operations: ``status``, ``switch`` (spec), ``resize`` (size), ``barrier``, ``pause``, ``resume``, ``stop``.
-All of them may be repeated: the second time changes nothing.
+``status``, ``switch`` (spec), ``resize`` (size, drop), ``barrier``, ``pause``, ``resume``, ``connection``
+(name, read_only, received, said, a connected socket), ``handover`` (one end of a socket pair), ``drain``
+(seconds), ``stop``.  All but the last four may be repeated: the second time changes nothing.
 """
 
-import json
+import base64
 import os
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import fisk_core
 from fisk_core import errors
-from fisk_core.dataplane import unixsocket
-from fisk_core.dataplane.loop import IN
+from fisk_core.dataplane.descriptors import Descriptors
+from fisk_core.dataplane.drain import Drain
+from fisk_core.dataplane.lines import Lines, Reply, call, outcome
 from fisk_core.dataplane.server import Server
 from fisk_core.dataplane.spec import DiskSpec
+from fisk_core.dataplane.start import Start
+from fisk_core.errors import FiskError
+
+__all__ = ["PAUSE_SECONDS", "Control", "call"]
 
 PAUSE_SECONDS = 5.0
 """after which a paused worker goes on by itself: whoever paused it may be gone"""
-MAX_LINE = 1 << 20
-
-Reply = Callable[[dict[str, Any]], None]
 
 
 class Control:
     """Answers control requests on the server's loop."""
 
-    def __init__(self, server: Server, uris: list[str]) -> None:
-        self._server, self._uris = server, uris
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.lines: set[Lines] = set()
         self._pauses = 0
+        self._started = time.time()
         self._operations: dict[str, Callable[[dict[str, Any], Reply], None]] = {
             "status": self._status,
             "switch": self._switch,
@@ -38,48 +44,69 @@ class Control:
             "barrier": self._barrier,
             "pause": self._pause,
             "resume": self._resume,
+            "drain": self._drain,
             "stop": self._stop,
         }
+        self._passing: dict[str, Callable[[dict[str, Any], Reply, Descriptors], None]] = {
+            "connection": self._connection,
+            "handover": self._handover,
+        }
 
-    def accept(self, sock: socket.socket) -> None:
-        """Serve one control connection."""
-        _Lines(self._server, sock, self.handle)
+    def accept(self, sock: socket.socket, received: bytes = b"", fds: Iterable[int] = ()) -> None:
+        """Serve one control connection, of which somebody else may have received part of a request."""
+        lines = Lines(self._server.loop, sock, self.handle, self._forget)
+        lines.buffer = received
+        lines.fds.add(fds)
+        self.lines.add(lines)
 
-    def handle(self, request: dict[str, Any], reply: Reply) -> None:
+    def _forget(self, lines: Lines) -> None:
+        self.lines.discard(lines)
+        for listener in self._server.listeners.values():
+            listener.room()
+
+    def handle(self, request: dict[str, Any], reply: Reply, fds: Descriptors) -> None:
         """Carry out one request; ``reply`` is called once, now or later."""
-        operation = self._operations.get(str(request.get("op")))
-        try:
-            if operation is None:
-                raise errors.InvalidValue(f"unknown operation {request.get('op')!r}")
+        name = str(request.get("op"))
+        if passing := self._passing.get(name):
+            passing(request, reply, fds)
+        elif operation := self._operations.get(name):
             operation(request, reply)
-        except errors.FiskError as exc:
-            reply(_failure(exc))
-        except (KeyError, TypeError, ValueError) as exc:
-            reply(_failure(errors.InvalidValue(f"malformed request: {exc!r}")))
+        else:
+            raise errors.InvalidValue(f"unknown operation {request.get('op')!r}")
 
     def _status(self, _: dict[str, Any], reply: Reply) -> None:
-        disk = self._server.disk
+        server, disk = self._server, self._server.disk
+        uris, fence = server.uris, server.options.fence
         reply(
             {
                 "ok": True,
                 "pid": os.getpid(),
+                "host_pid": os.getpid(),
+                "version": fisk_core.__version__,
+                "started": self._started,
                 "fisk_id": disk.spec.fisk_id,
                 "map_id": disk.spec.map_id,
                 "size": disk.size,
                 "read_only": disk.read_only,
+                "attributes": dict(disk.spec.attributes),
+                "epoch": fence.epoch if fence else None,
+                "fenced": disk.fenced,
                 "failed": disk.failed,
-                "connections": len(self._server.connections),
-                "uri": self._uris[0] if self._uris else None,
-                "uris": self._uris,
+                "connections": len(server.connections),
+                "uri": uris[0] if uris else None,
+                "uris": uris,
             }
         )
 
     def _switch(self, request: dict[str, Any], reply: Reply) -> None:
         spec = DiskSpec(**request["spec"])
-        self._server.switch(spec, lambda error: reply(_outcome(error)))
+        self._server.switch(spec, lambda error: reply(outcome(error)))
 
     def _resize(self, request: dict[str, Any], reply: Reply) -> None:
+        """Take a larger size; ``drop`` lets clients that only look at it when they connect see it."""
         self._server.resize(int(request["size"]))
+        if request.get("drop"):
+            self._server.drop_connections()
         reply({"ok": True})
 
     def _barrier(self, _: dict[str, Any], reply: Reply) -> None:
@@ -87,11 +114,15 @@ class Control:
         self._server.loop.barrier(lambda: reply({"ok": True}))
 
     def _pause(self, _: dict[str, Any], reply: Reply) -> None:
+        self.pause()
+        reply({"ok": True})
+
+    def pause(self) -> None:
+        """Answer no client until told to, or until whoever wanted that has had time enough."""
         self._server.pause("control")
         self._pauses += 1
         this = self._pauses
         self._server.loop.later(PAUSE_SECONDS, lambda: self._forgotten(this))
-        reply({"ok": True})
 
     def _forgotten(self, pause: int) -> None:
         if pause == self._pauses:
@@ -102,96 +133,44 @@ class Control:
         self._server.unpause("control")
         reply({"ok": True})
 
+    def _connection(self, request: dict[str, Any], reply: Reply, fds: Descriptors) -> None:
+        """Serve a socket that somebody else accepted."""
+        start = Start(
+            name=str(request.get("name", self._server.export.name)),
+            read_only=bool(request.get("read_only")),
+            received=base64.b64decode(request.get("received", ""), validate=True),
+            said=int(request.get("said", 0)),
+        )
+        self._server.check_room()
+        self._server.add_connection(fds.take_socket(), start)
+        reply({"ok": True})
+
+    def _handover(self, _: dict[str, Any], reply: Reply, fds: Descriptors) -> None:
+        """Give everything to the process at the other end of a socket pair, and end."""
+        from fisk_core.dataplane.departure import Departure
+
+        server = self._server
+
+        def done(error: FiskError | None) -> None:
+            server.departure = None
+            reply(outcome(error))
+            if error is None:
+                server.departed = server.loop.stopping = True
+
+        Departure(server, self, fds, done)
+
+    def _drain(self, request: dict[str, Any], reply: Reply) -> None:
+        """Take no client any more, answer when all is durable, and end."""
+        if self._server.refusing:
+            raise errors.InUse(self._server.refusing)
+
+        def done(error: Exception | None) -> None:
+            reply(outcome(error))
+            self._server.loop.stopping = True
+
+        Drain(self._server, float(request.get("seconds", 0)), done)
+
     def _stop(self, _: dict[str, Any], reply: Reply) -> None:
         """Answer and then end: the caller sees by the Fisk's lock when everything is durable."""
         reply({"ok": True})
         self._server.loop.stopping = True
-
-
-def _outcome(error: Exception | None) -> dict[str, Any]:
-    return {"ok": True} if error is None else _failure(error)
-
-
-def _failure(error: Exception) -> dict[str, Any]:
-    return {"ok": False, "error": type(error).__name__, "message": str(error)}
-
-
-class _Lines:
-    """One control connection: lines in, lines out, never waiting."""
-
-    def __init__(
-        self, server: Server, sock: socket.socket, handle: Callable[[dict[str, Any], Reply], None]
-    ) -> None:
-        sock.setblocking(False)
-        self._server, self._sock, self._handle = server, sock, handle
-        self._buffer = b""
-        self._open = True
-        server.loop.add(sock.fileno(), IN, self._on_event)
-
-    def _on_event(self, _: int) -> None:
-        try:
-            data = self._sock.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        self._buffer += data
-        if not data or len(self._buffer) > MAX_LINE:
-            self._close()
-            return
-        *lines, self._buffer = self._buffer.split(b"\n")
-        for line in lines:
-            self._one(line)
-
-    def _one(self, line: bytes) -> None:
-        try:
-            request = json.loads(line)
-            if not isinstance(request, dict):
-                raise ValueError("not an object")
-        except ValueError as exc:
-            self._reply(_failure(errors.InvalidValue(f"malformed request: {exc}")))
-        else:
-            self._handle(request, self._reply)
-
-    def _reply(self, message: dict[str, Any]) -> None:
-        if not self._open:
-            return
-        try:
-            # A reply is far smaller than the socket's buffer; a peer that lets it fill up has lost interest.
-            self._sock.send(json.dumps(message).encode() + b"\n")
-        except OSError:
-            self._close()
-
-    def _close(self) -> None:
-        if self._open:
-            self._open = False
-            self._server.loop.remove(self._sock.fileno())
-            self._sock.close()
-
-
-def call(path: "str | os.PathLike[str]", request: dict[str, Any], timeout: float = 60.0) -> dict[str, Any]:
-    """Send one request to the worker listening at ``path`` and give its reply.
-
-    Raises NotFound when nobody listens there, PoolError when it goes away without a reply, and what the
-    worker reports.
-    """
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(timeout)
-        try:
-            unixsocket.connect(sock, path)
-        except (FileNotFoundError, ConnectionRefusedError) as exc:
-            raise errors.NotFound(f"no worker listens at {path}") from exc
-        except OSError as exc:
-            raise errors.from_oserror(exc, f"connect to the worker at {path}") from exc
-        try:
-            sock.sendall(json.dumps(request).encode() + b"\n")
-            with sock.makefile("rb") as lines:
-                line = lines.readline(MAX_LINE)
-        except OSError as exc:
-            raise errors.PoolError(f"the worker at {path} did not answer: {exc}") from exc
-    if not line.endswith(b"\n"):
-        raise errors.PoolError(f"the worker at {path} went away")
-    reply: dict[str, Any] = json.loads(line)
-    if not reply.pop("ok"):
-        raise errors.by_name(reply["error"])(reply["message"])
-    return reply

@@ -50,8 +50,10 @@ class Period:
     geometry: Geometry
 
     @classmethod
-    def open(cls, pool: Pool, map_id: str, live: int, geometry: Geometry) -> "Period":
-        log = LogWriter(pool, map_id)
+    def open(
+        cls, pool: Pool, map_id: str, live: int, geometry: Geometry, *, untouched: bool = False
+    ) -> "Period":
+        log = LogWriter(pool, map_id, untouched=untouched)
         try:
             return cls(map_id, pool.open_device(Kind.LAYER, map_id, writable=True), log, live, geometry)
         except BaseException:
@@ -86,7 +88,8 @@ class Disk:
         self.block_size = block_map.block_size
         self.read_only = spec.read_only
         self.failed: str | None = None
-        """why the disk turned read-only, once a flush failed"""
+        """why the disk turned read-only, once a flush failed or another host took over"""
+        self.fenced = False
         self.written = False
         """something was written since the last flush began"""
         self.layers = Layers(pool, block_map.layers)
@@ -104,21 +107,29 @@ class Disk:
         return self.map.size
 
     @classmethod
-    def open(cls, pool: Pool | None, spec: DiskSpec) -> "Disk":
-        """Open the disk that ``spec`` describes; raises NotFound or Corrupt."""
+    def open(cls, pool: Pool | None, spec: DiskSpec, *, untouched: bool = False) -> "Disk":
+        """Open the disk that ``spec`` describes; raises NotFound or Corrupt.
+
+        ``untouched`` writes nothing before the first change: another process may still be the writer.
+        """
         pool = pool or open_pool(spec.pool)
         disk = cls(pool, spec, _load(pool, spec))
         if not spec.read_only:
             try:
-                disk._enter(Period.open(pool, spec.map_id, disk.map.live, disk.map.geometry))
+                geometry, live = disk.map.geometry, disk.map.live
+                disk._add(Period.open(pool, spec.map_id, live, geometry, untouched=untouched))
+                if not untouched:
+                    disk._prepare()
             except BaseException:
                 disk.close()
                 raise
         return disk
 
-    def _enter(self, period: Period) -> None:
+    def _add(self, period: Period) -> None:
         self.layers.add(period.live, period.layer)
         self.period = period
+
+    def _prepare(self) -> None:
         with contextlib.suppress(errors.NoSpace):  # each change asks again, and is refused then
             self.record(1)
 
@@ -296,6 +307,8 @@ class Disk:
 
     def writable(self) -> Period:
         """Give the open period; raises ReadOnly when there is none or its medium failed."""
+        if self.fenced:
+            raise errors.Fenced(f"Fisk {self.spec.name} is not to be used here any more: {self.failed}")
         if self.failed:
             raise errors.ReadOnly(f"Fisk {self.spec.name} is read-only since {self.failed}")
         if self.period is None:
@@ -358,7 +371,8 @@ class Disk:
         seal = self._take(old)
         self.map.begin_period(spec.map_id)
         self.spec = spec
-        self._enter(new)
+        self._add(new)
+        self._prepare()
         return seal
 
     def resize(self, size: int) -> None:
@@ -366,6 +380,17 @@ class Disk:
         if size < self.size:
             raise errors.InvalidValue(f"{self.spec.name} cannot shrink while it is open")
         self.map.resize(size)
+
+    def fence(self, why: str) -> None:
+        """Refuse everything from now on; what threads have begun goes on."""
+        self.failed, self.fenced = why, True
+
+    def abandon(self) -> None:
+        """Close and leave log and layers exactly as they are: they are, or will be, another process's."""
+        period, self.period = self.period, None
+        if period:
+            period.log.abandon()
+        self.layers.close()
 
     def close(self) -> None:
         """Flush and close; raises when the flush fails, and closes all the same."""

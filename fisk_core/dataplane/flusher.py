@@ -55,7 +55,11 @@ class Flusher:
             return
         if self._seals:
             disk, flush, callback = self._seals.pop(0)
-            self._run(disk, flush, [callback])
+            if disk.fenced:  # both periods are another host's now
+                callback(errors.Fenced(f"Fisk {disk.spec.name}: {disk.failed}"))
+                self._next()
+            else:
+                self._run(disk, flush, [callback])
         elif self._waiting:
             callbacks, self._waiting = self._waiting, []
             self._begin(callbacks)
@@ -71,6 +75,11 @@ class Flusher:
             _tell(callbacks, None)
         else:
             self._run(disk, flush, callbacks)
+
+    @property
+    def idle(self) -> bool:
+        """No flush is under way or waits."""
+        return not (self._running or self._seals or self._waiting)
 
     def _run(self, disk: Disk, flush: Flush, callbacks: list[Callback]) -> None:
         self._running = True

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from typing import IO
 
 from fisk_core import errors
@@ -15,12 +16,12 @@ from fisk_core.dataplane.worker import to_json
 START_SECONDS = 30.0
 
 
-def _handover(spec: DiskSpec, options: ServeOptions) -> IO[str]:
+def _instructions(spec: DiskSpec, options: ServeOptions) -> IO[str]:
     """Give an open, unnamed file that tells a worker what to do."""
-    handover = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the caller passes its descriptor on
-    handover.write(to_json(spec, options))
-    handover.seek(0)
-    return handover
+    instructions = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the caller passes its descriptor on
+    instructions.write(to_json(spec, options))
+    instructions.seek(0)
+    return instructions
 
 
 def _environment() -> dict[str, str]:
@@ -30,11 +31,11 @@ def _environment() -> dict[str, str]:
 
 def exec_worker(spec: DiskSpec, options: ServeOptions, lock_fd: int | None) -> None:
     """Become the worker: this process is replaced and its signals are the worker's."""
-    handover = _handover(spec, options)
-    for fd in (handover.fileno(), lock_fd):
+    instructions = _instructions(spec, replace(options, lock=lock_fd))
+    for fd in (instructions.fileno(), lock_fd):
         if fd is not None:
             os.set_inheritable(fd, True)
-    arguments = [sys.executable, "-m", "fisk_core.dataplane", str(handover.fileno())]
+    arguments = [sys.executable, "-m", "fisk_core.dataplane", str(instructions.fileno())]
     os.execve(sys.executable, arguments, _environment())
 
 
@@ -63,6 +64,10 @@ class Worker:
         self._process.terminate()
         if error := self._ended():
             raise error
+
+    def wait_ended(self) -> None:
+        """Wait until it ends by itself."""
+        self._process.wait(START_SECONDS)
 
     def _ended(self) -> errors.FiskError | None:
         """Wait for its end; gives the error it reports, or that its exit status stands for."""
@@ -94,10 +99,10 @@ def start_worker(
     """Start a worker as a child and wait until it listens."""
     options = options or ServeOptions(unix=unix, announce=True)
     report = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the worker's handle closes it
-    with _handover(spec, options) as handover:
-        passed = [fd for fd in (handover.fileno(), report.fileno(), lock_fd) if fd is not None]
+    with _instructions(spec, replace(options, lock=lock_fd)) as instructions:
+        passed = [fd for fd in (instructions.fileno(), report.fileno(), lock_fd) if fd is not None]
         process = subprocess.Popen(
-            [sys.executable, "-m", "fisk_core.dataplane", str(handover.fileno()), str(report.fileno())],
+            [sys.executable, "-m", "fisk_core.dataplane", str(instructions.fileno()), str(report.fileno())],
             pass_fds=passed,
             env=_environment(),
             stdin=subprocess.DEVNULL,

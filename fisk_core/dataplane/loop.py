@@ -98,15 +98,21 @@ class Loop:
             done, result, error = self._finished.popleft()
             done(result, error)
 
+    def from_thread(self, call: Callable[[], None]) -> None:
+        """Call ``call`` on the loop; for other threads and signal handlers."""
+        self._finished.append((lambda *_: call(), None, None))
+        os.eventfd_write(self._wake, 1)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing submitted or begun is under way."""
+        return not self._running
+
     def stop_on(self, *signals: signal.Signals, call: Callable[[], None]) -> None:
         """Call ``call`` on the loop when one of the signals comes."""
 
-        def handler(*_: object) -> None:
-            self._finished.append((lambda *_: call(), None, None))
-            os.eventfd_write(self._wake, 1)
-
         for number in signals:
-            signal.signal(number, handler)
+            signal.signal(number, lambda *_: self.from_thread(call))
             self._signals.append(number)
 
     def run(self) -> None:

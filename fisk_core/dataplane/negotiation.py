@@ -48,6 +48,36 @@ class ExportInfo:
         raise NotImplementedError
 
 
+class Presented(ExportInfo):
+    """An export under another name, as one connection sees it; it is never listed."""
+
+    def __init__(self, export: ExportInfo, name: str, read_only: bool) -> None:
+        self._export, self.name, self.read_only = export, name, read_only
+
+    listed = False
+    description = ""
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        return self._export.size
+
+    @property
+    def block_size(self) -> int:  # type: ignore[override]
+        return self._export.block_size
+
+    def flags(self) -> int:
+        flags = self._export.flags()
+        return flags & ~_CHANGES | nbd.TFLAG_READ_ONLY if self.read_only else flags
+
+    def contexts(self, query: str) -> list[str]:
+        return self._export.contexts(query)
+
+    def context_id(self, name: str) -> int:
+        return self._export.context_id(name)
+
+
+_CHANGES = nbd.TFLAG_SEND_FUA | nbd.TFLAG_SEND_TRIM | nbd.TFLAG_SEND_WRITE_ZEROES | nbd.TFLAG_SEND_FAST_ZERO
+
 Steps = Generator[int, bytes, Agreement]
 
 
@@ -58,7 +88,11 @@ class Negotiation:
         self, export: ExportInfo, say: Callable[[bytes], object], tls: Callable[[], None] | None
     ) -> None:
         self._export, self._say, self._tls = export, say, tls
-        self._agreed = Agreement()
+        self.agreed = Agreement()
+        self.greeted = False
+        """the client's flags were received"""
+        self.head: bytes | None = b""
+        """what was received of an option under way; None when that cannot be told any more"""
 
     def run(self) -> Steps:
         """Negotiate; raises ProtocolError when the connection is to be closed."""
@@ -67,14 +101,22 @@ class Negotiation:
         (client,) = nbd.CLIENT_FLAGS.unpack((yield nbd.CLIENT_FLAGS.size))
         if client & ~flags:
             raise ProtocolError(f"unknown client flags {client:#x}")
-        self._agreed.no_zeroes = bool(client & nbd.FLAG_NO_ZEROES)
+        self.agreed.no_zeroes = bool(client & nbd.FLAG_NO_ZEROES)
+        return (yield from self.go_on())
+
+    def go_on(self, agreed: Agreement | None = None) -> Steps:
+        """Negotiate options, where somebody else agreed on something before."""
+        self.agreed, self.greeted = agreed or self.agreed, True
         while True:
-            magic, option, length = nbd.OPTION.unpack((yield nbd.OPTION.size))
+            head = yield nbd.OPTION.size
+            magic, option, length = nbd.OPTION.unpack(head)
             if magic != nbd.OPTION_MAGIC:
                 raise ProtocolError("an option without its magic number")
+            self.head = head if length <= MAX_OPTION else None
             data = yield from self._option_data(length)
+            self.head = b""
             if self._answer(option, data):
-                return self._agreed
+                return self.agreed
 
     def _option_data(self, length: int) -> Generator[int, bytes, bytes | None]:
         """Give the data of an option, None when it is longer than any we know."""
@@ -88,7 +130,7 @@ class Negotiation:
 
     def _answer(self, option: int, data: bytes | None) -> bool:
         """Answer one option; True when transmission begins."""
-        needs_tls = self._tls is not None and not self._agreed.tls
+        needs_tls = self._tls is not None and not self.agreed.tls
         if option == nbd.OPT_EXPORT_NAME:
             return self._export_name(data, needs_tls)
         if option == nbd.OPT_ABORT:
@@ -119,20 +161,20 @@ class Negotiation:
         return name in (b"", self._export.name.encode())
 
     def _flags(self) -> int:
-        return self._export.flags() | (nbd.TFLAG_SEND_DF if self._agreed.structured else 0)
+        return self._export.flags() | (nbd.TFLAG_SEND_DF if self.agreed.structured else 0)
 
     def _export_name(self, data: bytes | None, needs_tls: bool) -> bool:
         # This option cannot be refused but by closing the connection.
         if needs_tls or data is None or not self._knows(data):
             raise ProtocolError("EXPORT_NAME for an export that cannot be had")
-        padding = b"" if self._agreed.no_zeroes else bytes(124)
+        padding = b"" if self.agreed.no_zeroes else bytes(124)
         self._say(nbd.EXPORT_NAME_REPLY.pack(self._export.size, self._flags()) + padding)
         return True
 
     def _start_tls(self, option: int, data: bytes) -> None:
         if data:
             self._refuse(option, nbd.REP_ERR_INVALID, "STARTTLS takes no data")
-        elif self._agreed.tls:
+        elif self.agreed.tls:
             self._refuse(option, nbd.REP_ERR_INVALID, "TLS is on already")
         elif self._tls is None:
             self._refuse(option, nbd.REP_ERR_POLICY, "this server has no TLS")
@@ -140,7 +182,7 @@ class Negotiation:
             self._reply(option, nbd.REP_ACK)
             self._tls()
             # What was agreed in the clear may have been said by anyone.
-            self._agreed = Agreement(no_zeroes=self._agreed.no_zeroes, tls=True)
+            self.agreed = Agreement(no_zeroes=self.agreed.no_zeroes, tls=True)
 
     def _info(self, option: int, data: bytes) -> bool:
         name, wanted = _parse_info(data)
@@ -182,15 +224,15 @@ class Negotiation:
         if data:
             self._refuse(option, nbd.REP_ERR_INVALID, "STRUCTURED_REPLY takes no data")
             return
-        self._agreed.structured = True
+        self.agreed.structured = True
         self._reply(option, nbd.REP_ACK)
 
     def _meta_context(self, option: int, data: bytes) -> None:
         setting = option == nbd.OPT_SET_META_CONTEXT
         if setting:
-            self._agreed.contexts = []  # the last request counts, also when it fails
+            self.agreed.contexts = []  # the last request counts, also when it fails
         parsed = _parse_queries(data)
-        if setting and not self._agreed.structured:
+        if setting and not self.agreed.structured:
             self._refuse(option, nbd.REP_ERR_INVALID, "structured replies come first")
         elif parsed is None:
             self._refuse(option, nbd.REP_ERR_INVALID, "malformed metadata query")
@@ -210,7 +252,7 @@ class Negotiation:
             data = nbd.CONTEXT_ID.pack(number if setting else 0) + name.encode()
             self._reply(option, nbd.REP_META_CONTEXT, data)
         if setting:
-            self._agreed.contexts = [(number, name) for name, number in found.items()]
+            self.agreed.contexts = [(number, name) for name, number in found.items()]
         self._reply(option, nbd.REP_ACK)
 
 

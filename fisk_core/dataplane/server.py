@@ -11,9 +11,9 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from fisk_core import errors
@@ -25,8 +25,10 @@ from fisk_core.dataplane.cold import ColdReads, Deferred
 from fisk_core.dataplane.connection import Connection
 from fisk_core.dataplane.disk import Disk, Period
 from fisk_core.dataplane.flusher import Flusher
-from fisk_core.dataplane.loop import IN, Loop
-from fisk_core.dataplane.spec import DiskSpec, TlsOptions
+from fisk_core.dataplane.listener import Listener
+from fisk_core.dataplane.loop import Loop
+from fisk_core.dataplane.spec import DiskSpec, FenceOptions, TlsOptions
+from fisk_core.dataplane.start import Start
 from fisk_core.dataplane.status import Export
 from fisk_core.dataplane.transmission import Transmission
 from fisk_core.pools.base import Device
@@ -34,11 +36,16 @@ from fisk_core.pools.base import Device
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from fisk_core.dataplane.departure import Departure
+    from fisk_core.dataplane.fence import Fence
+
 LOG = logging.getLogger(__name__)
 MAX_CONNECTIONS = 256
 _INLINE_DISCARD = 64 << 10
 _SO_SNDBUFFORCE = 32
 _SOCKET_BUFFER = 4 << 20
+_GOODBYE_SECONDS = 2.0
+"""how long a client may take its last answers"""
 
 T = TypeVar("T")
 
@@ -54,8 +61,22 @@ class ServeOptions:
     tls: TlsOptions | None = None
     listed: bool = True
     announce: bool = False
-    sockets: list[int] = field(default_factory=list)
-    """descriptors of connected sockets to serve, handed over by whoever accepted them"""
+    fence: FenceOptions | None = None
+    lock: int | None = None
+    """the descriptor that holds the Fisk's lock in the worker's process"""
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> "ServeOptions":
+        """Give the options of which ``fields`` are the JSON object."""
+        listen, tls, fence = fields["listen"], fields["tls"], fields["fence"]
+        return cls(
+            **{
+                **fields,
+                "listen": listen and tuple(listen),
+                "tls": tls and TlsOptions(**tls),
+                "fence": fence and FenceOptions(**fence),
+            }
+        )
 
 
 class ServedDisk(Disk):
@@ -82,9 +103,10 @@ class ServedDisk(Disk):
 class Server:
     """One served Fisk."""
 
-    def __init__(self, loop: Loop, spec: DiskSpec, options: ServeOptions) -> None:
+    def __init__(self, loop: Loop, spec: DiskSpec, options: ServeOptions, *, untouched: bool = False) -> None:
+        """Open the disk; ``untouched`` as for :meth:`Disk.open`."""
         self.loop, self.options = loop, options
-        self.disk = self._open(spec)
+        self.disk = self._open(spec, untouched)
         self.export = Export(
             self.disk, options.export if options.export is not None else spec.name, options.listed
         )
@@ -97,52 +119,65 @@ class Server:
         self.paused = False
         """no request is looked at for now"""
         self._retired: list[Disk] = []
-        self._listeners: list[socket.socket] = []
-        self._unlink: list[str] = []
+        self.listeners: dict[str, Listener] = {}
+        """by what they are: unix, tcp, control"""
+        self.closing: list[Callable[[], None]] = []
+        """called before anything is closed"""
+        self.fence: Fence | None = None
+        self.refusing: str | None = None
+        """why no connection is taken any more"""
+        self.departure: Departure | None = None
+        """handing over to a successor"""
+        self.departed = False
+        """a successor has everything"""
 
-    def _open(self, spec: DiskSpec) -> ServedDisk:
-        disk = ServedDisk.open(None, spec)
+    def _open(self, spec: DiskSpec, untouched: bool = False) -> ServedDisk:
+        disk = ServedDisk.open(None, spec, untouched=untouched)
         assert isinstance(disk, ServedDisk)
         disk.server = self
         return disk
 
     # Listening
 
-    def listen(self) -> list[str]:
-        """Open the listeners; gives the NBD URIs."""
-        uris = []
-        scheme = "nbds" if self.tls else "nbd"
+    def listen(self) -> None:
+        """Open the listeners for clients."""
         if self.options.unix:
             if len(os.fsencode(self.options.unix)) > unixsocket.MAX_PATH:
                 raise errors.InvalidValue(f"no client can connect to a path as long as {self.options.unix}")
-            self._add_listener(unixsocket.listen(self.options.unix), self._accept)
-            self._unlink.append(self.options.unix)
-            uris.append(f"{scheme}+unix:///{quote(self.export.name)}?socket={quote(self.options.unix)}")
+            self.add_listener("unix", unixsocket.listen(self.options.unix), self._accept)
         if self.options.listen:
-            listener = _tcp_listener(*self.options.listen)
-            self._add_listener(listener, self._accept)
-            host, port = listener.getsockname()[:2]
+            self.add_listener("tcp", _tcp_listener(*self.options.listen), self._accept)
+
+    def listen_control(self, accept: Callable[[socket.socket], None]) -> None:
+        """Open the control socket, if there is to be one."""
+        if self.options.control:
+            self.add_listener("control", unixsocket.listen(self.options.control), accept)
+
+    def add_listener(
+        self, kind: str, sock: socket.socket, accept: Callable[[socket.socket], None] | None = None
+    ) -> None:
+        """Take connections from a listening socket; without ``accept`` they are clients'."""
+        self.listeners[kind] = Listener(self.loop, sock, accept or self._accept)
+
+    @property
+    def uris(self) -> list[str]:
+        """The NBD URIs of the listeners."""
+        uris, name = [], quote(self.export.name)
+        scheme = "nbds" if self.tls else "nbd"
+        if "unix" in self.listeners and self.options.unix:
+            uris.append(f"{scheme}+unix:///{name}?socket={quote(self.options.unix)}")
+        if tcp := self.listeners.get("tcp"):
+            host, port = tcp.sock.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            uris.append(f"{scheme}://{shown}:{port}/{quote(self.export.name)}")
+            uris.append(f"{scheme}://{shown}:{port}/{name}")
         return uris
 
-    def listen_control(self, path: str, accept: Callable[[socket.socket], None]) -> None:
-        self._add_listener(unixsocket.listen(path), accept)
-        self._unlink.append(path)
-
-    def _add_listener(self, listener: socket.socket, accept: Callable[[socket.socket], None]) -> None:
-        listener.setblocking(False)
-        self._listeners.append(listener)
-
-        def on_event(_: int) -> None:
-            try:
-                accept(listener.accept()[0])
-            except BlockingIOError:
-                pass
-            except OSError as exc:  # the peer is gone already, or there are no descriptors left
-                LOG.info("a connection could not be taken: %s", exc)
-
-        self.loop.add(listener.fileno(), IN, on_event)
+    def stop_listening(self, why: str) -> None:
+        """Take no client any more."""
+        self.refusing = why
+        for kind in ("unix", "tcp"):
+            if kind in self.listeners:
+                self.listeners[kind].close()
 
     def _accept(self, sock: socket.socket) -> None:
         if len(self.connections) >= MAX_CONNECTIONS:
@@ -150,15 +185,26 @@ class Server:
             return
         self.add_connection(sock)
 
-    def add_connection(self, sock: socket.socket) -> None:
+    def check_room(self) -> None:
+        """Raise InUse or LimitExceeded when no further client can be served."""
+        if self.refusing:
+            raise errors.InUse(self.refusing)
+        if len(self.connections) >= MAX_CONNECTIONS:
+            raise errors.LimitExceeded(f"{MAX_CONNECTIONS} clients are connected already")
+
+    def add_connection(self, sock: socket.socket, start: Start | None = None) -> Connection:
         """Serve a connected socket."""
         if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # reset meanwhile; the first receive tells
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         else:
             with contextlib.suppress(OSError):  # only root may; the usual size works too
                 sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SOCKET_BUFFER)
-        with contextlib.suppress(OSError, errors.ProtocolError):
-            self.connections.add(Connection(self, sock))
+        start = start or Start()
+        conn = Connection(self, sock, start)
+        self.connections.add(conn)
+        self.guard(conn, partial(conn.open, start.received))
+        return conn
 
     # Connections
 
@@ -181,6 +227,17 @@ class Server:
 
     def forget(self, conn: Connection) -> None:
         self.connections.discard(conn)
+        for listener in self.listeners.values():
+            listener.room()
+
+    def drop_connections(self) -> None:
+        """Close all connections, once what they asked for is answered; clients may come back."""
+        for conn in list(self.connections):
+            if conn.agreed:
+                conn.finish()
+                self.loop.later(_GOODBYE_SECONDS, conn.close)
+            else:
+                conn.close()
 
     def note_closed(self, conn: Connection, why: Exception) -> None:
         LOG.debug("connection %d of %s closed: %s", conn.fd, self.export.name, why)
@@ -196,6 +253,10 @@ class Server:
         self.paused = True
         for conn in self.connections:
             conn.watch()
+
+    def is_paused(self, why: str) -> bool:
+        """Say whether this pause is in force."""
+        return why in self._pauses
 
     def unpause(self, why: str) -> None:
         """End one pause; requests are answered again when no other holds them."""
@@ -213,6 +274,8 @@ class Server:
         ``done`` is called when what was written until now is durable.  Switching to what is served already
         only makes that durable.  Raises what opening the new map raises; the old one goes on then.
         """
+        if self.disk.fenced:
+            self.disk.writable()
         if spec.map_id == self.disk.spec.map_id:
             self.flusher.flush(done)
         elif self._continues(spec):
@@ -254,6 +317,21 @@ class Server:
             # Changes that were put off are made before the last flush of the old disk.
             self.loop.barrier(lambda: self.flusher.flush(swap))
 
+    @property
+    def quiet(self) -> bool:
+        """No request waits for the disk, and nothing else is under way on it."""
+        return (
+            self.loop.idle
+            and self.flusher.idle
+            and not self._retired
+            and not any(conn.pending for conn in self.connections)
+        )
+
+    def give_up(self) -> None:
+        """Close the disks without touching them: another process has them now."""
+        for disk in [*self._retired, self.disk]:
+            disk.abandon()
+
     def _close_retired(self) -> None:
         """Close replaced disks once no thread and no unsent reply uses their layers."""
         if any(conn.outbox for conn in self.connections):
@@ -270,11 +348,16 @@ class Server:
 
     def close(self) -> None:
         """Stop listening, drop the connections, make everything durable; raises when that fails."""
-        for listener in self._listeners:
+        if self.departure:
+            self.departure.withdraw(errors.Cancelled("the worker ends"))
+        for call in self.closing:
+            call()
+        for listener in self.listeners.values():
             listener.close()
-        for path in self._unlink:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        for kind, path in (("unix", self.options.unix), ("control", self.options.control)):
+            if path and kind in self.listeners:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
         for conn in list(self.connections):
             conn.close()
         self.loop.close()

@@ -37,6 +37,14 @@ class DiskSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class FenceOptions:
+    """Who may write: when the file at ``path`` holds more than ``epoch``, this worker may not any more."""
+
+    path: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class TlsOptions:
     """What the server proves itself with.
 

@@ -132,6 +132,10 @@ class Transmission:
         """Take notice that the disk, its live layer or its size is another now."""
         self.fast = FastPath(self.server.disk)
 
+    def disk_fenced(self) -> None:
+        """Have every request take the general path, where it is refused."""
+        self.fast.size = self.fast.end = 0
+
     def process(self, conn: Connection) -> None:
         """Answer the whole requests in the inbox of ``conn``; raises ProtocolError for what is not one."""
         if conn.closed or conn.full:
@@ -139,7 +143,8 @@ class Transmission:
         inbox, view, have = conn.inbox, conn.view, conn.have
         out, answers, used, count, position = self._out, self._view, 0, 0, 0
         head, done_size, put_data, put_done = STRUCTURED if conn.structured else SIMPLE
-        unpack, read, write = REQUEST.unpack_from, self.fast.read, self.fast.write
+        unpack, read = REQUEST.unpack_from, self.fast.read
+        write = _refused if conn.read_only else self.fast.write
         missed: list[SmallRead] = []
         if conn.stream:
             position = self.server.arrivals.go_on(conn, conn.stream, 0)
@@ -216,12 +221,14 @@ class Transmission:
 
     def check(self, request: Request) -> None:
         """Raise what the protocol wants for a request that cannot be meant."""
+        if self.disk.fenced:  # what it would read may be changing elsewhere
+            self.disk.writable()
         known = _KNOWN_FLAGS.get(request.kind)
         if known is None or request.flags & ~known:
             raise errors.InvalidValue("unknown command or flag")
         if request.kind == nbd.CMD_FLUSH:
             return
-        if request.kind in _CHANGES and self.disk.read_only:
+        if request.kind in _CHANGES and (self.disk.read_only or request.conn.read_only):
             raise errors.ReadOnly("the export is read-only")
         if request.offset + request.length > self.disk.size:
             past_end = (
@@ -409,6 +416,11 @@ class Transmission:
                 used = start + length
         conn.send(view[:used])
         return rest
+
+
+def _refused(_view: memoryview, _offset: int, _length: int) -> bool:
+    """Take the place of FastPath.write where the client may only read."""
+    return False
 
 
 def _fill(view: memoryview, plan: list[tuple[int, int, int]], offset: int, flags: int) -> None:

@@ -10,15 +10,17 @@ import json
 import os
 import resource
 import signal
+import socket
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TextIO
 
 from fisk_core.dataplane.control import Control
 from fisk_core.dataplane.loop import Loop
 from fisk_core.dataplane.server import ServeOptions, Server
-from fisk_core.dataplane.spec import DiskSpec, TlsOptions
-from fisk_core.errors import FiskError
+from fisk_core.dataplane.spec import DiskSpec
+from fisk_core.errors import Fenced, FiskError
 
 _SWITCH_INTERVAL = 0.0005
 """seconds a thread may keep the interpreter while the loop wants it (the default would stall requests)"""
@@ -27,20 +29,42 @@ _SWITCH_INTERVAL = 0.0005
 def run(spec: DiskSpec, options: ServeOptions) -> int:
     """Serve until stopped; gives the exit status.  The URIs go to standard output when asked for."""
     _prepare()
-    loop = Loop()
-    server = Server(loop, spec, options)
+    _check_fence(options)
+    server = Server(Loop(), spec, options)
+
+    def begin(control: Control) -> None:
+        server.listen()
+        server.listen_control(control.accept)
+
+    return _run(server, begin)
+
+
+def succeed(sock: socket.socket) -> int:
+    """Go on where the worker at the other end of ``sock`` stops; gives the exit status.
+
+    Raises Cancelled when that one goes on itself.
+    """
+    from fisk_core.dataplane.succession import Succession
+
+    _prepare()
+    succession = Succession.receive(Loop(), sock)
+    return _run(succession.server, succession.serve)
+
+
+def _run(server: Server, begin: Callable[[Control], None]) -> int:
+    loop, options = server.loop, server.options
     try:
-        uris = server.listen()
-        if options.control:
-            server.listen_control(options.control, Control(server, uris).accept)
+        begin(Control(server))
+        _watch_fence(server)
         loop.stop_on(signal.SIGTERM, signal.SIGINT, call=lambda: setattr(loop, "stopping", True))
         if options.announce:
-            print(*uris, sep="\n", flush=True)
+            print(*server.uris, sep="\n", flush=True)
         loop.run()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # it is ending already, and must end in order
-        server.close()
+        if not server.departed:
+            server.close()
     return 0
 
 
@@ -52,10 +76,30 @@ def _prepare() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _check_fence(options: ServeOptions) -> None:
+    """Raise Fenced when this worker comes too late."""
+    if options.fence:
+        from fisk_core.dataplane.fence import read_fence
+
+        if read_fence(options.fence.path) > options.fence.epoch:
+            raise Fenced("another host took over meanwhile")
+
+
+def _watch_fence(server: Server) -> None:
+    if options := server.options.fence:
+        from fisk_core.dataplane.fence import Fence
+
+        server.fence = Fence(server, options.path, options.epoch, server.options.lock)
+        server.closing.append(server.fence.close)
+
+
 def preload() -> None:
     """Load what workers use, and keep it out of their collector, before forking any of them."""
     import numpy  # noqa: F401 - shared here, but not loaded by a lone worker before it needs it
 
+    import fisk_core.dataplane.departure
+    import fisk_core.dataplane.fence
+    import fisk_core.dataplane.succession
     import fisk_core.pools.file  # noqa: F401 - the driver most pools have
 
     gc.collect()
@@ -69,12 +113,7 @@ def to_json(spec: DiskSpec, options: ServeOptions) -> str:
 
 def from_json(text: str) -> tuple[DiskSpec, ServeOptions]:
     fields = json.loads(text)
-    options = fields["options"]
-    if options["tls"]:
-        options["tls"] = TlsOptions(**options["tls"])
-    if options["listen"]:
-        options["listen"] = tuple(options["listen"])
-    return DiskSpec(**fields["spec"]), ServeOptions(**options)
+    return DiskSpec(**fields["spec"]), ServeOptions.from_fields(fields["options"])
 
 
 def main() -> int:
@@ -92,8 +131,13 @@ def main() -> int:
 
 def serve(spec: DiskSpec, options: ServeOptions, report: TextIO) -> int:
     """Serve, and say to ``report`` in one line what went wrong; gives the exit status."""
+    return told(report, lambda: run(spec, options))
+
+
+def told(report: TextIO, call: Callable[[], int]) -> int:
+    """Give the exit status of ``call``, and say to ``report`` in one line what went wrong."""
     try:
-        return run(spec, options)
+        return call()
     except FiskError as exc:
         print(f"fisk: {exc}", file=report)
         return exc.exit_status

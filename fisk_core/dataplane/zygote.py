@@ -5,8 +5,8 @@ A forked worker starts in milliseconds and shares the interpreter and libraries 
 zygote holds no Fisk and no lock; when it dies its workers go on, only new ones need another zygote.
 
 Requests and answers are JSON messages on a SOCK_SEQPACKET pair.  A request carries descriptors: where the
-worker's output goes, then its lock if it has one.  ``{"pid": n}`` answers it; ``{"exited": n, "status": s}``
-tells of a worker that ended.
+worker's output goes, then its lock if it has one, or the socket that tells a successor what to go on with.
+``{"pid": n}`` answers it; ``{"exited": n, "status": s}`` tells of a worker that ended.
 """
 
 import array
@@ -18,10 +18,10 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import IO, Any
 
 from fisk_core import errors
-from fisk_core.dataplane import worker
+from fisk_core.dataplane import lines, worker
 from fisk_core.dataplane.server import ServeOptions
 from fisk_core.dataplane.spec import DiskSpec
 
@@ -66,23 +66,51 @@ class Zygote:
 
         Raises what kept it from serving, PoolError when the zygote is gone.
         """
-        output, theirs = os.pipe()
-        with os.fdopen(output) as lines:
+        work = worker.to_json(spec, replace(options, announce=True))
+        pid, output = self._request({"work": work}, [] if lock_fd is None else [lock_fd])
+        return pid, self._serving(pid, output)
+
+    def succeed(self, control_path: "str | os.PathLike[str]") -> tuple[int, list[str]]:
+        """Start a worker that goes on where the one listening at ``control_path`` stops.
+
+        It has that one's clients, listeners and lock; the other one ends.  Gives process id and NBD URIs.
+        When this raises, the other one goes on, unless it came to an end by itself.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                pid, output = self._request({"work": None}, [theirs.fileno()])
+            refusal = None
             try:
-                _send(
-                    self._sock,
-                    {"work": worker.to_json(spec, replace(options, announce=True))},
-                    [theirs, *([] if lock_fd is None else [lock_fd])],
-                )
-                pid = self._answer("pid")
-            except ConnectionError as exc:
-                raise errors.PoolError(_GONE) from exc
-            finally:
-                os.close(theirs)
-            first = lines.readline().strip()
+                lines.call(control_path, {"op": "handover"}, give=[ours.detach()])
+            except errors.FiskError as exc:
+                refusal = exc  # or it ended before it could answer, and the successor serves
+        try:
+            return pid, self._serving(pid, output)
+        except errors.FiskError as exc:
+            if isinstance(exc, errors.Cancelled) and refusal is not None:
+                raise refusal from exc
+            raise
+
+    def _request(self, request: dict[str, Any], fds: list[int]) -> tuple[int, IO[str]]:
+        """Have a process forked; gives its id and its output."""
+        output, theirs = os.pipe()
+        try:
+            _send(self._sock, request, [theirs, *fds])
+            return self._answer("pid"), os.fdopen(output)
+        except (ConnectionError, errors.PoolError) as exc:
+            os.close(output)
+            raise errors.PoolError(_GONE) from exc
+        finally:
+            os.close(theirs)
+
+    def _serving(self, pid: int, output: IO[str]) -> list[str]:
+        """Wait until a worker serves; gives its URIs, raises what kept it from doing so."""
+        with output:
+            first = output.readline().strip()
             if first.startswith("nbd"):
-                return pid, [first]
-            message = (first + lines.read()).removeprefix("fisk: ").strip()
+                return [first]
+            message = (first + output.read()).removeprefix("fisk: ").strip()
         raise errors.by_status(self.wait(pid))(message or "the worker ended before it listened")
 
     def wait(self, pid: int) -> int:
@@ -129,7 +157,12 @@ def _fork(request: dict[str, Any], fds: list[int], sock: socket.socket) -> int:
         for target in (1, 2):
             os.dup2(fds[0], target)
         os.close(fds[0])
-        status = worker.serve(*worker.from_json(request["work"]), sys.stderr)
+        if request["work"] is None:
+            status = worker.told(sys.stderr, lambda: worker.succeed(socket.socket(fileno=fds[1])))
+        else:
+            spec, options = worker.from_json(request["work"])
+            lock = fds[1] if len(fds) > 1 else None
+            status = worker.serve(spec, replace(options, lock=lock), sys.stderr)
     finally:
         os._exit(status)
 

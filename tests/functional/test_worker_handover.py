@@ -1,0 +1,461 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker is replaced by another while clients use it: nobody is disconnected, nothing is lost."""
+
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from contextlib import suppress
+from itertools import pairwise
+
+import pytest
+
+from fisk_core import locks
+from fisk_core.blockmap import consolidate
+from fisk_core.dataplane import control, lines
+from fisk_core.dataplane import protocol as p
+from fisk_core.dataplane.disk import Disk
+from fisk_core.dataplane.handover import take_charge
+from fisk_core.dataplane.parcel import Delivery
+from fisk_core.dataplane.zygote import Zygote
+from fisk_core.errors import Cancelled, FiskError, InvalidValue, PoolError
+from fisk_core.pools import open_pool
+from tests.disks import USUAL, frozen, make_disk, make_pool, make_spec
+from tests.servers import Forked
+
+SIZE = 32 << 20
+MIB = 1 << 20
+SHARE = 2 << 20
+"""bytes of the disk that one client has to itself"""
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    with Zygote() as started:
+        yield started
+
+
+class Succeeded(Forked):
+    """A worker with a lock, which others succeed."""
+
+    def __init__(self, spec, folder, zygote):
+        super().__init__(spec, folder, zygote)
+        self.lock_path = folder / "lock"
+
+    def start(self):
+        lock = locks.acquire(self.lock_path)
+        try:
+            self._pid, [self._uri] = self._zygote.spawn(self.spec, self.options, lock.fd)
+        finally:
+            lock.release()
+
+    def hand_over(self):
+        old = self._pid
+        self._pid, uris = self._zygote.succeed(self.control_path)
+        assert uris == [self._uri]
+        assert self._zygote.wait(old) == 0
+
+
+class Attempt(threading.Thread):
+    """A hand-over that may fail."""
+
+    def __init__(self, served, zygote):
+        super().__init__()
+        self._path, self._zygote, self.pid = served.control_path, zygote, 0
+        self._before = children(zygote.pid)
+        self.start()
+
+    def run(self):
+        with suppress(FiskError):
+            self.pid, _ = self._zygote.succeed(self._path)
+
+    def successor(self):
+        """The process id of the successor, as soon as there is one."""
+        while self.is_alive():
+            if found := children(self._zygote.pid) - self._before:
+                return found.pop()
+        return 0
+
+    def finish(self, old):
+        """Give who serves now, 0 when nobody does; whoever ended is waited for."""
+        self.join(20)
+        assert not self.is_alive()
+        left = [pid for pid in (old, self.pid) if pid and not ended(pid)]
+        for pid in {old, self.pid} - {0, *left}:
+            self._zygote.wait(pid)
+        if len(left) == 2:  # the old one is on its way out
+            assert self._zygote.wait(old) == 0
+            return self.pid
+        return left[0] if left else 0
+
+
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return set(map(int, file.read().split()))
+
+
+def ended(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.fixture
+def served(zygote, tmp_path):
+    with Succeeded(make_spec(make_pool(tmp_path / "pool"), SIZE, USUAL), tmp_path, zygote) as served:
+        yield served
+
+
+def content(served):
+    with Disk.open(open_pool(served.spec.pool), frozen(served.spec)) as disk:
+        return disk.read(0, disk.size)
+
+
+class Load(threading.Thread):
+    """Writes and reads a part of the disk, many requests at a time, and knows what must be there."""
+
+    def __init__(self, served, number, structured=False):
+        super().__init__()
+        self.raw = served.raw(structured=structured)
+        self.random = random.Random(number)
+        self.base, self.expected = number * SHARE, bytearray(SHARE)
+        self.stopping = threading.Event()
+        self.rounds, self.failure = 0, None
+
+    def run(self):
+        try:
+            with self.raw:
+                while not self.stopping.is_set():
+                    self.one_round()
+                    self.rounds += 1
+        except BaseException as exc:
+            self.failure = exc
+
+    def one_round(self):
+        """Requests that do not touch each other's bytes, then their replies, then a look at everything."""
+        borders = sorted(self.random.sample(range(0, SHARE, 512), 24))
+        wanted = {}
+        for start, end in pairwise(borders):
+            length = min(end - start, self.random.choice((512, 4096, 65536, 512 << 10)))
+            kind = self.random.choice((p.CMD_WRITE, p.CMD_WRITE, p.CMD_READ, p.CMD_WRITE_ZEROES, p.CMD_FLUSH))
+            flags = p.CMD_FLAG_FUA if kind == p.CMD_WRITE and self.random.random() < 0.1 else 0
+            if kind == p.CMD_FLUSH:
+                wanted[self.raw.send(kind)] = b""
+                continue
+            payload = self.random.randbytes(length) if kind == p.CMD_WRITE else b""
+            cookie = self.raw.send(kind, self.base + start, length, flags, payload)
+            wanted[cookie] = bytes(self.expected[start : start + length]) if kind == p.CMD_READ else b""
+            if kind != p.CMD_READ:
+                self.expected[start : start + length] = payload or bytes(length)
+        while wanted:
+            reply = self.raw.reply()
+            assert (reply.error, reply.data == wanted.pop(reply.cookie)) == (0, True)
+        start = self.random.randrange(0, SHARE - MIB, 512)
+        assert self.raw.get(self.base + start, MIB) == self.expected[start : start + MIB]
+
+    def finish(self):
+        while self.is_alive() and self.rounds < 3:
+            time.sleep(0.01)
+        self.stopping.set()
+        self.join(60)
+        assert not self.is_alive()
+        assert self.failure is None, repr(self.failure)
+
+
+def test_many_busy_clients_and_many_successors(served):
+    loads = [Load(served, number, number % 2 == 1) for number in range(12)]
+    for load in loads:
+        load.start()
+    pids = {served.pid}
+    for _ in range(10):
+        time.sleep(0.05)
+        served.hand_over()
+        pids.add(served.pid)
+        assert served.control("status")["pid"] == served.pid
+        assert locks.is_held(served.lock_path)
+    for load in loads:
+        load.finish()
+    assert len(pids) == 11
+    served.stop()
+    assert not locks.is_held(served.lock_path)
+    data = content(served)
+    for load in loads:
+        assert data[load.base : load.base + SHARE] == load.expected
+
+
+def test_a_hand_over_is_all_or_nothing_for_negotiation_too(served):
+    """Clients at every point of negotiation: they end up in transmission as if nothing had happened."""
+    contexts = (p.CONTEXT_ALLOCATION,)
+    silent = served.raw(greet=False)
+    greeted = served.raw(go=False)
+    agreed = served.raw(go=False, structured=True, contexts=contexts)
+    halfway = served.raw(go=False, structured=True)
+    option = p.OPTION.pack(p.OPTION_MAGIC, p.OPT_GO, 6) + bytes(6)
+    halfway.sock.sendall(option[:19])
+    cut = served.raw(greet=False)
+    cut.sock.sendall(b"\0\0")
+    with silent, greeted, agreed, halfway, cut:
+        for _ in range(2):
+            served.hand_over()
+        silent._greet(False, (), True, 3)
+        cut.sock.sendall(b"\0\3")
+        assert greeted.go()[-1][0] == p.REP_ACK
+        assert cut.go()[-1][0] == p.REP_ACK
+        assert agreed.go()[-1][0] == p.REP_ACK
+        halfway.sock.sendall(option[19:])
+        while halfway.option_reply(p.OPT_GO)[0] != p.REP_ACK:
+            pass
+        for raw in (silent, greeted, agreed, halfway, cut):
+            assert raw.works()
+        assert agreed.status(0, 4096) == {1: [(4096, p.STATE_HOLE | p.STATE_ZERO)]}
+
+
+def test_half_a_request_and_half_a_reply(served):
+    data = os.urandom(8 * MIB)
+    with served.raw() as writer, served.raw() as reader, served.raw() as stray:
+        writer.send(p.CMD_WRITE, 0, len(data), 0, b"")
+        writer.sock.sendall(data[: 3 * MIB + 5])
+        assert reader.write(16 * MIB, data) == 0
+        for _ in range(6):  # nobody takes the answers
+            reader.send(p.CMD_READ, 16 * MIB, len(data))
+        stray.sock.sendall(p.REQUEST.pack(p.REQUEST_MAGIC, 0, p.CMD_WRITE, 77, 8 * MIB + 5, 200_000)[:20])
+        for _ in range(2):
+            served.hand_over()
+        writer.sock.sendall(data[3 * MIB + 5 :])
+        assert writer.reply().error == 0
+        assert writer.get(0, len(data)) == data
+        for _ in range(6):
+            assert reader.reply().data == data
+        stray.lengths[77] = (0, 0)
+        stray.sock.sendall(p.REQUEST.pack(p.REQUEST_MAGIC, 0, p.CMD_WRITE, 77, 8 * MIB + 5, 200_000)[20:])
+        stray.sock.sendall(data[:150_000])
+        served.hand_over()
+        stray.sock.sendall(data[150_000:200_000])
+        assert stray.reply().error == 0
+        assert writer.get(8 * MIB + 5, 200_000) == data[:200_000]
+
+
+def test_a_refused_write_is_still_refused_behind(served):
+    with served.raw() as raw:
+        raw.send(p.CMD_WRITE, SIZE, MIB, 0, b"")
+        raw.sock.sendall(bytes(MIB // 2))
+        served.hand_over()
+        raw.sock.sendall(bytes(MIB // 2))
+        assert raw.reply().error == p.ENOSPC
+        raw.send(p.CMD_WRITE, 0, 33 * MIB, 0, b"")
+        raw.sock.sendall(bytes(10 * MIB))
+        assert raw.reply().error == p.EINVAL
+        served.hand_over()
+        raw.sock.sendall(bytes(23 * MIB))
+        assert raw.works()
+
+
+def test_a_good_bye_with_answers_to_take(served):
+    with served.raw() as raw:
+        raw.send(p.CMD_READ, 0, 32 * MIB)
+        raw.send(p.CMD_DISC)
+        served.hand_over()
+        assert len(raw.reply().data) == 32 * MIB
+        assert raw.at_end()
+
+
+def test_a_reader_of_a_frozen_fisk(zygote, tmp_path):
+    pool = make_pool(tmp_path / "pool")
+    with make_disk(pool, SIZE, USUAL) as disk:
+        disk.write(0, b"frozen" * 1000)
+        spec = frozen(disk.spec)
+    consolidate(pool, spec.map_id, SIZE)
+    with Succeeded(spec, tmp_path, zygote) as served, served.raw() as raw:
+        for _ in range(3):
+            served.hand_over()
+            assert raw.get(0, 6000) == b"frozen" * 1000
+            assert raw.write(0, b"x") == p.EPERM
+
+
+def test_what_was_changed_meanwhile_comes_along(served, tmp_path):
+    """The successor goes on with the size of now, not with that of the start."""
+    with served.raw() as raw:
+        served.control("resize", size=2 * SIZE)
+        served.hand_over()
+        assert raw.write(2 * SIZE - 4096, b"e" * 4096) == 0
+        assert served.control("status")["size"] == 2 * SIZE
+        assert raw.call(p.CMD_FLUSH).error == 0
+
+
+def test_a_paused_worker_is_handed_over_paused(served):
+    with served.raw() as raw:
+        served.control("pause")
+        raw.send(p.CMD_WRITE, 0, 4, payload=b"wait")
+        served.hand_over()
+        raw.sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            raw.reply()
+        served.control("resume")
+        raw.sock.settimeout(10)
+        assert raw.reply().error == 0
+        assert raw.get(0, 4) == b"wait"
+
+
+def test_supervisors_are_kept_too(served):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(served.control_path)
+        sock.sendall(b'{"op": "barrier"}\n{"op": ')
+        with sock.makefile("rb") as answers:
+            assert answers.readline() == b'{"ok": true}\n'
+            served.hand_over()
+            sock.sendall(b'"barrier"}\n')
+            assert answers.readline() == b'{"ok": true}\n'
+
+
+def test_control_requests_never_fail_while_workers_change(served):
+    stop, failures = threading.Event(), []
+
+    def ask():
+        while not stop.is_set():
+            try:
+                served.control("barrier")
+            except FiskError as exc:
+                failures.append(exc)
+
+    asking = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in asking:
+        thread.start()
+    for _ in range(6):
+        served.hand_over()
+    stop.set()
+    for thread in asking:
+        thread.join()
+    assert failures == []
+
+
+def test_new_clients_come_in_all_the_time(served):
+    stop, failures, count = threading.Event(), [], [0]
+
+    def connect():
+        while not stop.is_set():
+            try:
+                with served.raw(structured=True) as raw:
+                    assert raw.works()
+                    count[0] += 1
+            except Exception as exc:  # whatever it is, the test reports it
+                failures.append(exc)
+
+    threads = [threading.Thread(target=connect) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(6):
+        served.hand_over()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert count[0] > 6
+
+
+def test_descriptors_and_memory_do_not_grow(served):
+    clients = [served.raw() for _ in range(20)]
+    served.hand_over()
+    before = len(os.listdir(f"/proc/{served.pid}/fd"))
+    for _ in range(3):
+        served.hand_over()
+    assert all(raw.works() for raw in clients)
+    assert len(os.listdir(f"/proc/{served.pid}/fd")) <= before
+    for raw in clients:
+        raw.close()
+
+
+# When something goes wrong on the way
+
+
+class Impostor:
+    """A successor played by the test, which stops where it likes."""
+
+    def __init__(self, served):
+        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.settimeout(20)
+        self.answer = None
+        self._served, self._theirs = served, theirs
+        self._thread = threading.Thread(target=self._ask)
+        self._thread.start()
+
+    def _ask(self):
+        try:
+            self.answer = lines.call(
+                self._served.control_path, {"op": "handover"}, give=[self._theirs.detach()]
+            )
+        except FiskError as exc:
+            self.answer = exc
+
+    def finish(self):
+        self.sock.close()
+        self._thread.join()
+        return self.answer
+
+
+@pytest.mark.parametrize("receive", [False, True])
+def test_a_successor_that_dies_before_it_is_ready(served, receive):
+    load = Load(served, 0)
+    load.start()
+    for _ in range(5):
+        impostor = Impostor(served)
+        if receive:
+            with Delivery(impostor.sock) as delivery:
+                assert len(delivery.document["connections"]) == 1
+        assert isinstance(impostor.finish(), PoolError)
+    served.hand_over()
+    load.finish()
+    served.stop()
+    assert content(served)[:SHARE] == load.expected
+
+
+def test_a_successor_that_takes_too_long(served):
+    """It is told so, whenever it comes to life."""
+    with served.raw() as raw:
+        impostor = Impostor(served)
+        delivery = Delivery(impostor.sock)
+        raw.send(p.CMD_WRITE, 0, 4, payload=b"wait")
+        assert raw.reply().error == 0
+        delivery.close()
+        with pytest.raises(Cancelled):
+            take_charge(impostor.sock)
+        assert "in time" in str(impostor.finish())
+        served.hand_over()
+        assert raw.get(0, 4) == b"wait"
+
+
+def test_a_hand_over_to_nobody(served):
+    with pytest.raises(InvalidValue):
+        control.call(served.control_path, {"op": "handover"})
+    with pytest.raises(InvalidValue):
+        control.call(served.control_path, {"op": "handover"}, give=[os.open(os.devnull, os.O_RDONLY)])
+    served.hand_over()
+
+
+@pytest.mark.parametrize("victim", ["old", "successor"])
+def test_killed_at_any_moment(served, zygote, victim):
+    """Whoever is left serves; if nobody is, a new worker finds what was flushed."""
+    chance, survived = random.Random(3), 0
+    for number in range(1, 16):
+        with served.raw() as raw:
+            assert raw.write(0, number.to_bytes(8, "big"), p.CMD_FLAG_FUA) == 0
+            old = served.pid
+            attempt = Attempt(served, zygote)
+            time.sleep(chance.uniform(0, 0.02))
+            target = old if victim == "old" else attempt.successor()
+            if target:  # it may have come and gone already
+                with suppress(ProcessLookupError):
+                    os.kill(target, signal.SIGKILL)
+            served._pid = attempt.finish(old)
+            survived += bool(served._pid)
+            if not served.pid:
+                served.start()
+            elif victim == "successor" and served.pid == old:
+                assert raw.get(0, 8) == number.to_bytes(8, "big")  # it never noticed
+        with served.raw() as raw:
+            assert raw.get(0, 8) == number.to_bytes(8, "big")
+            assert served.control("status")["pid"] == served.pid
+    assert survived
