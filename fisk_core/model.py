@@ -89,6 +89,26 @@ class Route:
     file_offset: int | None
 
 
+@dataclass(slots=True)
+class TreeNode:
+    """A Fisk and what was made from it, oldest first."""
+
+    fisk: Fisk
+    children: list["TreeNode"] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolInfo:
+    """A pool; ``total`` and ``free`` are bytes of its medium."""
+
+    name: str
+    id: str
+    driver: str
+    options: Mapping[str, Any]
+    total: int
+    free: int
+
+
 class Access(StrEnum):
     """How a host reaches an attached Fisk; others are found by entry point ``fisk.access``."""
 

@@ -3,8 +3,7 @@
 
 from fisk_core.engine.building import Building
 from fisk_core.engine.engine import Engine, Progress
-from fisk_core.engine.lineage import TreeNode
 from fisk_core.engine.opening import LockedDisk
-from fisk_core.engine.pools import PoolInfo
+from fisk_core.model import PoolInfo, TreeNode
 
 __all__ = ["Building", "Engine", "LockedDisk", "PoolInfo", "Progress", "TreeNode"]

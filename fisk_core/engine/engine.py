@@ -30,17 +30,13 @@ from fisk_core.engine import (
 )
 from fisk_core.engine.background import Background
 from fisk_core.engine.context import Context
-from fisk_core.engine.lineage import TreeNode
-from fisk_core.engine.pools import PoolInfo
 from fisk_core.locks import Lock
-from fisk_core.model import BLOCK_SIZE, PAGE_SIZE, Extent, Fisk, Role, Route, Usage
-from fisk_core.services import settle
+from fisk_core.model import BLOCK_SIZE, PAGE_SIZE, Extent, Fisk, PoolInfo, Role, Route, TreeNode, Usage
+from fisk_core.reports import CheckReport, CollectReport, RescanReport, ScrubReport
+from fisk_core.services import events, settle
 
 if TYPE_CHECKING:
-    from fisk_core.services.check import CheckReport
-    from fisk_core.services.collector import CollectReport
-    from fisk_core.services.rescan import RescanReport
-    from fisk_core.services.scrub import ScrubReport
+    from fisk_core.services.readers import Reader
 
 Fisks = list[Fisk]
 Nodes = list[TreeNode]
@@ -72,6 +68,7 @@ class Engine(Context):
     def _settle(self) -> None:
         operating.finish_abandoned(self)
         settle.settle(self)
+        events.trim(self)
 
     def finish(self, ref: str) -> None:
         with operating.operating(self, ref):
@@ -211,6 +208,18 @@ class Engine(Context):
 
         exporter.download(self, self.get(ref), target, **options)
 
+    def reading(self, fisk: Fisk) -> "AbstractContextManager[Reader]":
+        """Open a Fisk to be read from start to end, also while a worker writes it; raises InUse."""
+        from fisk_core.services import readers
+
+        return readers.reading(self, fisk)
+
+    def served(self, fisk: Fisk) -> AbstractContextManager[str]:
+        """Give an NBD URI to read a Fisk from, good until the end of the block; raises InUse."""
+        from fisk_core.services import readers
+
+        return readers.serving(self, fisk)
+
     def begin_build(self, name: str, *, size: int, **options: Any) -> building.Building:
         return building.begin(self, name, size=size, **options)
 
@@ -233,17 +242,17 @@ class Engine(Context):
 
     # Keeping things in order
 
-    def check(self, *, repair: bool = False) -> "CheckReport":
+    def check(self, *, repair: bool = False) -> CheckReport:
         from fisk_core.services import check
 
         return check.check(self, repair=repair)
 
-    def scrub(self, *refs: str, progress: Progress | None = None) -> "ScrubReport":
+    def scrub(self, *refs: str, progress: Progress | None = None) -> ScrubReport:
         from fisk_core.services import scrub
 
         return scrub.scrub(self, refs, progress=progress)
 
-    def collect(self, *, dry_run: bool = False) -> "CollectReport":
+    def collect(self, *, dry_run: bool = False) -> CollectReport:
         """Give back the space of blocks that no map points to."""
         from fisk_core.services import collector
 
@@ -262,7 +271,7 @@ class Engine(Context):
     def pool(self, name: str) -> PoolInfo:
         return pools.info(self, name)
 
-    def rescan(self, name: str, **options: Any) -> "RescanReport":
+    def rescan(self, name: str, **options: Any) -> RescanReport:
         from fisk_core.services import rescan
 
         return rescan.rescan(self, name, **options)

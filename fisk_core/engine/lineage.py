@@ -3,22 +3,13 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 
 from fisk_core.blockmap import diff as diff_maps
 from fisk_core.catalog import fisks
 from fisk_core.engine.context import Context
 from fisk_core.errors import InvalidValue
-from fisk_core.model import Extent, Fisk, Route
+from fisk_core.model import Extent, Route, TreeNode
 from fisk_core.pools.base import Kind
-
-
-@dataclass(slots=True)
-class TreeNode:
-    """A Fisk and what was made from it, oldest first."""
-
-    fisk: Fisk
-    children: list["TreeNode"] = field(default_factory=list)
 
 
 def tree(context: Context, ref: str | None = None) -> list[TreeNode]:

@@ -2,24 +2,12 @@
 """Pools as people see them: made, listed, asked how full they are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from fisk_core.catalog import pools as rows
 from fisk_core.engine import validate
 from fisk_core.engine.context import Context
-
-
-@dataclass(frozen=True, slots=True)
-class PoolInfo:
-    """A pool; ``total`` and ``free`` are bytes of its medium."""
-
-    name: str
-    id: str
-    driver: str
-    options: Mapping[str, Any]
-    total: int
-    free: int
+from fisk_core.model import PoolInfo
 
 
 def create(context: Context, name: str, driver: str, options: Mapping[str, Any] | None) -> PoolInfo:

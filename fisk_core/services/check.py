@@ -10,12 +10,14 @@ looked at again.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fisk_core.errors import FiskError
+from fisk_core.reports import CheckReport as CheckReport
+from fisk_core.reports import Problem as Problem
+from fisk_core.reports import Severity
 from fisk_core.services import sweep
-from fisk_core.services.check_rules import RULES, Finding, Severity, look
+from fisk_core.services.check_rules import RULES, Finding, look
 
 if TYPE_CHECKING:
     from fisk_core.engine.context import Context
@@ -23,41 +25,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 _LOOKS = 3
-
-
-@dataclass(slots=True)
-class Problem:
-    """One violated invariant: ``kind`` is a short word, ``subject`` an id or name."""
-
-    severity: Severity
-    kind: str
-    subject: str
-    message: str
-    repaired: bool = False
-
-
-@dataclass(slots=True)
-class CheckReport:
-    """What was looked at, and what is wrong with it."""
-
-    fisks: int = 0
-    maps: int = 0
-    layers: int = 0
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def errors(self) -> list[Problem]:
-        """What is wrong and was not repaired."""
-        return [each for each in self.problems if each.severity is Severity.ERROR and not each.repaired]
-
-    @property
-    def warnings(self) -> list[Problem]:
-        return [each for each in self.problems if each.severity is Severity.WARNING and not each.repaired]
-
-    @property
-    def ok(self) -> bool:
-        """No error is left; there may be warnings."""
-        return not self.errors
 
 
 def check(context: "Context", *, repair: bool = False) -> CheckReport:

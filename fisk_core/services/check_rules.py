@@ -7,7 +7,6 @@ A finding may carry a repair.  No repair removes anything a row names, or change
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +23,12 @@ from fisk_core.catalog.schema import maps as maps_table
 from fisk_core.errors import FiskError, InUse
 from fisk_core.model import State
 from fisk_core.pools.base import Kind, Pool
+from fisk_core.reports import Severity
 from fisk_core.services import headers, settle, sweep
 from fisk_core.services.marking import has_data
 
 if TYPE_CHECKING:
     from fisk_core.engine.context import Context
-
-
-class Severity(StrEnum):
-    """Whether data may be affected."""
-
-    ERROR = "error"
-    WARNING = "warning"
 
 
 @dataclass(slots=True)

@@ -17,7 +17,6 @@ The rules that make it safe beside everything else that goes on:
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
@@ -28,6 +27,7 @@ from fisk_core.catalog import fisks, maps
 from fisk_core.catalog.maps import MapRow
 from fisk_core.dataplane import control
 from fisk_core.pools.base import Device, Kind, Pool
+from fisk_core.reports import CollectReport as CollectReport
 from fisk_core.services.marking import Marks, blocks_per_segment, has_data, mark, runs
 
 if TYPE_CHECKING:
@@ -36,16 +36,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 _LAYERS_AT_ONCE = 16  # bounds the marks in memory: 16 MiB at the default geometry
-
-
-@dataclass(slots=True)
-class CollectReport:
-    """Bytes given back (or to be, in a dry run), layers looked at, and those left for later with why."""
-
-    reclaimed: int = 0
-    layers: int = 0
-    skipped: dict[str, str] = field(default_factory=dict)
-    dry_run: bool = False
 
 
 def collect(context: "Context", *, dry_run: bool = False) -> CollectReport:

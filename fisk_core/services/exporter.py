@@ -3,31 +3,25 @@
 
 A file is complete or not there: it is written beside its place under another name, made durable, and renamed.
 Holes stay holes in files and are zeros in streams.  Formats other than raw are written by
-``qemu-img convert`` from a worker that serves the Fisk.
+``qemu-img convert`` from a worker that serves the Fisk.  The engine may be a daemon's: its workers are then
+read over NBD, and the file is made here.
 """
 
 import os
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from fisk_core.dataplane.launch import Worker, start_worker
-from fisk_core.errors import InUse, InvalidValue, NotFound, from_oserror
+from fisk_core.errors import InvalidValue, from_oserror
 from fisk_core.model import Fisk
 from fisk_core.services import qemu
 from fisk_core.services.filling import Meter
 from fisk_core.services.importer import BYTES, SECTOR
-from fisk_core.services.readers import Reader, reading, served_uri
+from fisk_core.services.readers import Reader
 from fisk_core.services.sources import CHUNK, open_path, read_up_to
 from fisk_core.services.targets import flush, new_file, opened_stream, write_all, write_zeros
 
 if TYPE_CHECKING:
-    from fisk_core.engine.engine import Engine, Progress
-
-_ATTEMPTS = 5
+    from fisk_core.protocol import Progress, Verbs
 
 
 class Format(NamedTuple):
@@ -54,7 +48,7 @@ FORMATS = {
 
 
 def download(
-    engine: "Engine",
+    engine: "Verbs",
     fisk: Fisk,
     target: str | Path | IO[bytes],
     *,
@@ -77,14 +71,14 @@ def download(
             with new_file(target, overwrite) as (fd, path):
                 _to_file(engine, fisk, wanted, compress, fd, path, meter)
         elif wanted.driver == "raw":
-            with reading(engine, fisk) as reader:
+            with engine.reading(fisk) as reader:
                 _stream(reader, stream, _length(fisk, reader.size), meter)
         else:
             _convert_to_stream(engine, fisk, wanted, compress, stream, meter)
 
 
 def write_file(
-    engine: "Engine",
+    engine: "Verbs",
     fisk: Fisk,
     fd: int,
     path: Path,
@@ -122,12 +116,12 @@ def _length(fisk: Fisk, size: int) -> int:
 
 
 def _to_file(
-    engine: "Engine", fisk: Fisk, wanted: Format, compress: bool, fd: int, path: Path, meter: Meter
+    engine: "Verbs", fisk: Fisk, wanted: Format, compress: bool, fd: int, path: Path, meter: Meter
 ) -> None:
     if wanted.driver != "raw":
         _convert(engine, fisk, wanted, compress, path, meter)
         return
-    with reading(engine, fisk) as reader:
+    with engine.reading(fisk) as reader:
         length = _length(fisk, reader.size)
         reader.copy_into(fd, meter)
         try:
@@ -152,17 +146,17 @@ def _stream(reader: Reader, stream: IO[bytes], length: int, meter: Meter) -> Non
 # Other formats
 
 
-def _convert(engine: "Engine", fisk: Fisk, wanted: Format, compress: bool, path: Path, meter: Meter) -> None:
+def _convert(engine: "Verbs", fisk: Fisk, wanted: Format, compress: bool, path: Path, meter: Meter) -> None:
     options = wanted.options + ((wanted.compressed or ()) if compress else ())
     # The subformat of vmdk is compressed by itself; qemu-img refuses -c beside it.
     flag = compress and not wanted.compressed
-    with _served(engine, fisk) as uri:
+    with engine.served(fisk) as uri:
         qemu.convert(uri, path, wanted.driver, options, flag, lambda share: meter.at(int(share * fisk.size)))
     meter.at(fisk.size)
 
 
 def _convert_to_stream(
-    engine: "Engine", fisk: Fisk, wanted: Format, compress: bool, stream: IO[bytes], meter: Meter
+    engine: "Verbs", fisk: Fisk, wanted: Format, compress: bool, stream: IO[bytes], meter: Meter
 ) -> None:
     """No other format can be written from start to end: it is made in the pool's staging area first."""
     with engine.staging_file(fisk.pool) as path:
@@ -172,30 +166,3 @@ def _convert_to_stream(
             while count := read_up_to(made, buffer):
                 write_all(stream, buffer[:count])
     flush(stream)
-
-
-@contextmanager
-def _served(engine: "Engine", fisk: Fisk) -> Iterator[str]:
-    """Give an NBD URI of the Fisk: of the worker that serves it already, or of one of our own, read-only."""
-    try:
-        lock = engine.acquire(fisk.id, writable=False)
-    except InUse as exc:
-        yield served_uri(engine, fisk, exc)
-        return
-    with tempfile.TemporaryDirectory(prefix="fisk-") as folder:
-        with lock:
-            worker = _start(engine, fisk, os.path.join(folder, "nbd"), lock.fd)
-        with worker:
-            yield worker.uri
-
-
-def _start(engine: "Engine", fisk: Fisk, path: str, lock_fd: int) -> Worker:
-    for attempt in range(_ATTEMPTS):
-        try:
-            return start_worker(engine.disk_spec(fisk, read_only=True), unix=path, lock_fd=lock_fd)
-        except NotFound:
-            # A map of the chain below was just consolidated, and what it no longer needs removed.
-            if attempt == _ATTEMPTS - 1:
-                raise
-            time.sleep(0.05 * attempt)
-    raise AssertionError("not reached")

@@ -18,7 +18,7 @@ from fisk_core.services.sources import CHUNK, data_extents, is_regular, pieces, 
 from fisk_core.services.zeros import data_runs
 
 if TYPE_CHECKING:
-    from fisk_core.engine.engine import Progress
+    from fisk_core.protocol import BuildingDisk, Progress
 
 _SHARE = 256 << 20  # bytes shared at a time, so that progress is seen
 
@@ -52,7 +52,7 @@ class Meter:
 class Filler:
     """Fills one disk, once, from one of three kinds of source."""
 
-    def __init__(self, disk: Disk, meter: Meter) -> None:
+    def __init__(self, disk: "BuildingDisk", meter: Meter) -> None:
         self._disk = disk
         self._meter = meter
         self._block = disk.block_size
@@ -101,26 +101,27 @@ class Filler:
 
     def from_file(self, fd: int, length: int) -> None:
         """Take the first ``length`` bytes of a file: shared where that is possible, else copied."""
-        self._sharing = is_regular(fd) and self._disk.pool.capabilities.reflink
+        disk = self._disk if isinstance(self._disk, Disk) else None  # else it is reached over NBD
+        self._sharing = disk is not None and is_regular(fd) and disk.pool.capabilities.reflink
         buffer = memoryview(bytearray(self._chunk))
         for offset, count in pieces(data_extents(fd, length), self._block, _SHARE, length):
-            shared = self._share(fd, offset, count)
+            shared = self._share(disk, fd, offset, count) if disk is not None else 0
             rest = iter([(offset + shared, count - shared)])
             for start, part in pieces(rest, self._block, self._chunk, length):
                 pread_into(fd, buffer[:part], start)
                 self._put(start, buffer[:part])
         self._meter.at(length)
 
-    def _share(self, fd: int, offset: int, count: int) -> int:
+    def _share(self, disk: Disk, fd: int, offset: int, count: int) -> int:
         """Share whole blocks of the file with the live layer; gives how many bytes, 0 where it cannot."""
         whole = count // self._block * self._block
-        period = self._disk.writable()
+        period = disk.writable()
         if not (self._sharing and whole):
             return 0
-        if not self._disk.pool.clone_range(fd, period.layer, offset, offset, whole):
+        if not disk.pool.clone_range(fd, period.layer, offset, offset, whole):
             self._sharing = False  # another file system: it will not be different for the next extent
             return 0
-        self._disk.adopt(offset, whole)
+        disk.adopt(offset, whole)
         self._meter.at(offset + whole)
         return whole
 

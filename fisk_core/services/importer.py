@@ -5,6 +5,8 @@ Nothing of an image is believed before ``formats`` has passed it.  Raw bytes are
 pool share a file system that can, their extents are shared); other formats are read through qemu-nbd.  Holes
 and blocks of zeros are never written.  Everything goes into a Building: until it is finished nobody sees
 anything, and whatever goes wrong, an exception from the progress callback included, nothing is left behind.
+
+The engine may be a daemon's: then the image is read here, and its blocks go to the daemon's host over NBD.
 """
 
 import os
@@ -33,8 +35,7 @@ from fisk_core.services.sources import (
 )
 
 if TYPE_CHECKING:
-    from fisk_core.engine.building import Building
-    from fisk_core.engine.engine import Engine, Progress
+    from fisk_core.protocol import Building, Progress, Verbs
 
 SECTOR = 512
 COPY = 64 << 20
@@ -68,7 +69,7 @@ class Order:
 
 
 def import_image(
-    engine: "Engine",
+    engine: "Verbs",
     source: str | Path | IO[bytes],
     name: str,
     *,
@@ -103,7 +104,7 @@ def import_image(
         return _from_file(engine, order, found.fd, found.size, format, meter)
 
 
-def _require_free(engine: "Engine", order: Order) -> None:
+def _require_free(engine: "Verbs", order: Order) -> None:
     """Say before the work what would be found out after it."""
     for name in (order.name, order.original)[: 1 + order.keep_original]:
         try:
@@ -116,7 +117,7 @@ def _require_free(engine: "Engine", order: Order) -> None:
 # From where
 
 
-def _from_stream(engine: "Engine", order: Order, source: Source, declared: str | None, meter: Meter) -> Fisk:
+def _from_stream(engine: "Verbs", order: Order, source: Source, declared: str | None, meter: Meter) -> Fisk:
     """Any format but raw is spooled, and looked at again as a file."""
     assert source.stream is not None
     head = bytearray(formats.HEAD)
@@ -130,7 +131,7 @@ def _from_stream(engine: "Engine", order: Order, source: Source, declared: str |
 
 
 def _spooled(
-    engine: "Engine", order: Order, stream: IO[bytes], head: bytearray, declared: str | None, meter: Meter
+    engine: "Verbs", order: Order, stream: IO[bytes], head: bytearray, declared: str | None, meter: Meter
 ) -> Fisk:
     with engine.staging_file(order.pool) as path, open_path(path, "r+b") as spool:
         length = _spool(stream, head, spool, meter)
@@ -155,7 +156,7 @@ def _spool(stream: IO[bytes], head: bytearray, spool: IO[bytes], meter: Meter) -
 
 
 def _from_file(
-    engine: "Engine", order: Order, fd: int, length: int, declared: str | None, meter: Meter
+    engine: "Verbs", order: Order, fd: int, length: int, declared: str | None, meter: Meter
 ) -> Fisk:
     driver = formats.examine(fd, declared)
     if driver != formats.RAW:
@@ -169,7 +170,7 @@ def _from_file(
 
 
 def _from_copy(
-    engine: "Engine", order: Order, fd: int, length: int, declared: str | None, meter: Meter
+    engine: "Verbs", order: Order, fd: int, length: int, declared: str | None, meter: Meter
 ) -> Fisk:
     """Import a private copy of an image somebody else could turn into another one after it was examined."""
     with engine.staging_file(order.pool) as path, open_path(path, "r+b") as copy:
@@ -185,7 +186,7 @@ def _from_copy(
 # Raw images
 
 
-def _begin(engine: "Engine", order: Order, size: int) -> "Building":
+def _begin(engine: "Verbs", order: Order, size: int) -> "Building":
     if not size:
         raise ImageRefused("the image is empty")
     return engine.begin_build(
@@ -208,7 +209,7 @@ def _exact(length: int) -> dict[str, str]:
     return {BYTES: str(length)} if length % SECTOR else {}
 
 
-def _finish_raw(engine: "Engine", order: Order, building: "Building", length: int) -> Fisk:
+def _finish_raw(engine: "Verbs", order: Order, building: "Building", length: int) -> Fisk:
     """Show the Fisk.  The original of a raw image has the same blocks: a snapshot of it."""
     if not length:
         raise ImageRefused("the image is empty")
@@ -231,7 +232,7 @@ def _finish_raw(engine: "Engine", order: Order, building: "Building", length: in
 # Other formats
 
 
-def _convert(engine: "Engine", order: Order, fd: int, length: int, driver: str, meter: Meter) -> Fisk:
+def _convert(engine: "Verbs", order: Order, fd: int, length: int, driver: str, meter: Meter) -> Fisk:
     """Read an image through QEMU, after the second and third gate."""
     size = _padded(formats.check_with_qemu(fd, driver))
     formats.check_integrity(fd, driver)
@@ -251,7 +252,7 @@ def _convert(engine: "Engine", order: Order, fd: int, length: int, driver: str, 
 
 
 def _with_original(
-    engine: "Engine",
+    engine: "Verbs",
     order: Order,
     image: "Building",
     size: int,

@@ -7,6 +7,8 @@ snapshot first where that matters.
 """
 
 import os
+import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 from fisk_core.dataplane import control, protocol
 from fisk_core.dataplane.client import NbdClient
 from fisk_core.dataplane.disk import Disk
+from fisk_core.dataplane.launch import Worker, start_worker
 from fisk_core.errors import InUse, NotFound, from_oserror
 from fisk_core.model import Fisk
 from fisk_core.pools.copying import copy_range
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from fisk_core.engine.engine import Engine
 
 _WINDOW = 64 << 20  # bytes of map looked at in one go
+_ATTEMPTS = 5
 
 
 class Reader(ABC):
@@ -118,3 +122,30 @@ def served_uri(engine: "Engine", fisk: Fisk, in_use: InUse) -> str:
     if not plain:
         raise in_use
     return str(plain[0])
+
+
+@contextmanager
+def serving(engine: "Engine", fisk: Fisk) -> Iterator[str]:
+    """Give an NBD URI of the Fisk: of the worker that serves it already, or of one of our own, read-only."""
+    try:
+        lock = engine.acquire(fisk.id, writable=False)
+    except InUse as exc:
+        yield served_uri(engine, fisk, exc)
+        return
+    with tempfile.TemporaryDirectory(prefix="fisk-") as folder:
+        with lock:
+            worker = _start(engine, fisk, os.path.join(folder, "nbd"), lock.fd)
+        with worker:
+            yield worker.uri
+
+
+def _start(engine: "Engine", fisk: Fisk, path: str, lock_fd: int) -> Worker:
+    for attempt in range(_ATTEMPTS):
+        try:
+            return start_worker(engine.disk_spec(fisk, read_only=True), unix=path, lock_fd=lock_fd)
+        except NotFound:
+            # A map of the chain below was just consolidated, and what it no longer needs removed.
+            if attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(0.05 * attempt)
+    raise AssertionError("not reached")

@@ -25,6 +25,7 @@ from fisk_core.catalog.database import raise_version
 from fisk_core.errors import AlreadyExists, FiskError
 from fisk_core.model import Role, State
 from fisk_core.pools.base import Kind, Pool
+from fisk_core.reports import RescanReport as RescanReport
 from fisk_core.services import headers
 from fisk_core.services.headers import FiskHeader
 
@@ -32,16 +33,6 @@ if TYPE_CHECKING:
     from fisk_core.engine.context import Context
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class RescanReport:
-    """Names of the Fisks that are back, of those recovered without a header, and what could not be used."""
-
-    pool: str
-    fisks: list[str] = field(default_factory=list)
-    recovered: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,6 @@ looked at, the collector may have taken them.  A block of several Fisks is read 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fisk_core.blockmap import BlockMap, owned_blocks, verify_blob
@@ -15,9 +14,8 @@ from fisk_core.catalog import Record, fisks
 from fisk_core.errors import Cancelled, FiskError
 from fisk_core.model import State
 from fisk_core.pools.base import Device, Kind, Pool
+from fisk_core.reports import ScrubReport as ScrubReport
 from fisk_core.services import sums
-from fisk_core.services.check import Problem
-from fisk_core.services.check_rules import Severity
 from fisk_core.services.marking import blocks_per_segment, mark, runs
 
 if TYPE_CHECKING:
@@ -26,24 +24,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int | None], None]
 
 _CHUNK = 1 << 20
-
-
-@dataclass(slots=True)
-class ScrubReport:
-    """Maps and layers read, bytes of data read and how many of those had a checksum to compare."""
-
-    maps: int = 0
-    layers: int = 0
-    bytes_read: int = 0
-    bytes_compared: int = 0
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
-
-    def blame(self, kind: str, subject: str, message: str) -> None:
-        self.problems.append(Problem(Severity.ERROR, kind, subject, message))
 
 
 def scrub(context: "Context", refs: Sequence[str] = (), *, progress: Progress | None = None) -> ScrubReport:

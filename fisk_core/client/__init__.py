@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client of fiskd: an engine behind a daemon, with the verbs of one in this process."""
+
+from fisk_core.client.engine import RemoteEngine
+
+__all__ = ["RemoteEngine"]
