@@ -139,7 +139,9 @@ def _validate(schedule: Schedule) -> None:
     if not all(0 <= count <= MAX_KEPT for count in (kept.last, kept.hourly, kept.daily, kept.weekly)):
         raise InvalidValue(f"retention keeps 0 to {MAX_KEPT} snapshots of each sort")
     if not _PREFIX.fullmatch(schedule.prefix):
-        raise InvalidValue(f"'{schedule.prefix}' is not the beginning of a name, of at most {MAX_PREFIX} characters")
+        raise InvalidValue(
+            f"'{schedule.prefix}' is not the beginning of a name, of at most {MAX_PREFIX} characters"
+        )
 
 
 def _same(known: Schedule, wanted: Schedule) -> Schedule:
