@@ -134,22 +134,49 @@ def call(
     ``give`` are descriptors that go with it; they are closed here in any case.  Raises NotFound when nobody
     listens there, PoolError when it goes away without a reply, and what it reports.
     """
-    with socket.socket(socket.AF_UNIX) as sock, Descriptors(give) as given:
-        sock.settimeout(timeout)
-        try:
-            unixsocket.connect(sock, path)
-        except (FileNotFoundError, ConnectionRefusedError) as exc:
-            raise errors.NotFound(f"no worker listens at {path}") from exc
-        except OSError as exc:
-            raise errors.from_oserror(exc, f"connect to the worker at {path}") from exc
-        line = json.dumps(request).encode() + b"\n"
-        try:
+    with ask(path, request, timeout, give) as sock:
+        return hear(sock, path)
+
+
+def ask(
+    path: "str | os.PathLike[str]",
+    request: dict[str, Any],
+    timeout: float = 60.0,
+    give: Sequence[int] = (),
+) -> socket.socket:
+    """Send one request; gives the socket by which the reply comes.  Raises like :func:`call`."""
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        with Descriptors(give):
+            sock.settimeout(timeout)
+            _connect(sock, path)
+            line = json.dumps(request).encode() + b"\n"
             sock.sendall(line[send(sock, line, give) :])
-            given.close()
-            with sock.makefile("rb") as lines:
-                line = lines.readline(MAX_LINE)
-        except OSError as exc:
-            raise errors.PoolError(f"the worker at {path} did not answer: {exc}") from exc
+    except errors.FiskError:
+        sock.close()
+        raise
+    except OSError as exc:
+        sock.close()
+        raise errors.PoolError(f"the worker at {path} took no request: {exc}") from exc
+    return sock
+
+
+def _connect(sock: socket.socket, path: "str | os.PathLike[str]") -> None:
+    try:
+        unixsocket.connect(sock, path)
+    except (FileNotFoundError, ConnectionRefusedError) as exc:
+        raise errors.NotFound(f"no worker listens at {path}") from exc
+    except OSError as exc:
+        raise errors.from_oserror(exc, f"connect to the worker at {path}") from exc
+
+
+def hear(sock: socket.socket, path: "str | os.PathLike[str]") -> dict[str, Any]:
+    """Give the reply; raises like :func:`call`."""
+    try:
+        with sock.makefile("rb") as lines:
+            line = lines.readline(MAX_LINE)
+    except OSError as exc:
+        raise errors.PoolError(f"the worker at {path} did not answer: {exc}") from exc
     return read_reply(line, path)
 
 

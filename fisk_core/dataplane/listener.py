@@ -5,16 +5,17 @@ A socket with connections waiting stays readable.  Where this process has no des
 loop would come back to it without end; so it is left alone until one is closed, or for a moment.
 """
 
+import errno
 import logging
 import socket
 from collections.abc import Callable
-from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 
+from fisk_core import errors
 from fisk_core.dataplane.loop import IN, Loop
 
 LOG = logging.getLogger(__name__)
 REST_SECONDS = 1.0
-_EXHAUSTED = (EMFILE, ENFILE, ENOBUFS, ENOMEM)
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Listener:
@@ -77,3 +78,13 @@ class Listener:
         """Stop listening; those not taken are refused."""
         self.hold()
         self.sock.close()
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """Listen at an address; raises InUse, or InvalidValue for one that is not of this host."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as exc:
+        kind = errors.InUse if exc.errno == errno.EADDRINUSE else errors.InvalidValue
+        raise kind(f"cannot listen at {host}:{port}: {exc.strerror or exc}") from exc

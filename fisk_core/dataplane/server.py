@@ -6,7 +6,6 @@ so every request sees the disk either before or after, never between.
 """
 
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -25,7 +24,7 @@ from fisk_core.dataplane.cold import ColdReads, Deferred
 from fisk_core.dataplane.connection import Connection
 from fisk_core.dataplane.disk import Disk, Period
 from fisk_core.dataplane.flusher import Flusher
-from fisk_core.dataplane.listener import Listener
+from fisk_core.dataplane.listener import Listener, listen_tcp
 from fisk_core.dataplane.loop import Loop
 from fisk_core.dataplane.spec import DiskSpec, FenceOptions, TlsOptions
 from fisk_core.dataplane.start import Start
@@ -146,7 +145,7 @@ class Server:
                 raise errors.InvalidValue(f"no client can connect to a path as long as {self.options.unix}")
             self.add_listener("unix", unixsocket.listen(self.options.unix), self._accept)
         if self.options.listen:
-            self.add_listener("tcp", _tcp_listener(*self.options.listen), self._accept)
+            self.add_listener("tcp", listen_tcp(*self.options.listen), self._accept)
 
     def listen_control(self, accept: Callable[[socket.socket], None]) -> None:
         """Open the control socket, if there is to be one."""
@@ -364,16 +363,6 @@ class Server:
         self.arrivals.close()
         for disk in [*self._retired, self.disk]:
             disk.close()
-
-
-def _tcp_listener(host: str, port: int) -> socket.socket:
-    """Listen at an address; raises InUse, or InvalidValue for one that is not of this host."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except OSError as exc:
-        kind = errors.InUse if exc.errno == errno.EADDRINUSE else errors.InvalidValue
-        raise kind(f"cannot listen at {host}:{port}: {exc.strerror or exc}") from exc
 
 
 def _tls_context(options: TlsOptions) -> "SSLContext":

@@ -8,7 +8,6 @@ it ends.
 import gc
 import json
 import os
-import resource
 import signal
 import socket
 import sys
@@ -18,12 +17,10 @@ from typing import TextIO
 
 from fisk_core.dataplane.control import Control
 from fisk_core.dataplane.loop import Loop
+from fisk_core.dataplane.process import prepare, told
 from fisk_core.dataplane.server import ServeOptions, Server
 from fisk_core.dataplane.spec import DiskSpec
-from fisk_core.errors import Fenced, FiskError
-
-_SWITCH_INTERVAL = 0.0005
-"""seconds a thread may keep the interpreter while the loop wants it (the default would stall requests)"""
+from fisk_core.errors import Fenced
 
 
 def run(spec: DiskSpec, options: ServeOptions) -> int:
@@ -69,11 +66,8 @@ def _run(server: Server, begin: Callable[[Control], None]) -> int:
 
 
 def _prepare() -> None:
-    sys.setswitchinterval(_SWITCH_INTERVAL)
+    prepare()
     gc.disable()  # nothing on the data path makes cycles; pauses would be seen as latency
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _check_fence(options: ServeOptions) -> None:
@@ -132,12 +126,3 @@ def main() -> int:
 def serve(spec: DiskSpec, options: ServeOptions, report: TextIO) -> int:
     """Serve, and say to ``report`` in one line what went wrong; gives the exit status."""
     return told(report, lambda: run(spec, options))
-
-
-def told(report: TextIO, call: Callable[[], int]) -> int:
-    """Give the exit status of ``call``, and say to ``report`` in one line what went wrong."""
-    try:
-        return call()
-    except FiskError as exc:
-        print(f"fisk: {exc}", file=report)
-        return exc.exit_status

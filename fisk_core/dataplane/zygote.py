@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from fisk_core import errors
 from fisk_core.dataplane import lines, worker
+from fisk_core.dataplane.process import told
 from fisk_core.dataplane.server import ServeOptions
 from fisk_core.dataplane.spec import DiskSpec
 
@@ -158,7 +159,7 @@ def _fork(request: dict[str, Any], fds: list[int], sock: socket.socket) -> int:
             os.dup2(fds[0], target)
         os.close(fds[0])
         if request["work"] is None:
-            status = worker.told(sys.stderr, lambda: worker.succeed(socket.socket(fileno=fds[1])))
+            status = told(sys.stderr, lambda: worker.succeed(socket.socket(fileno=fds[1])))
         else:
             spec, options = worker.from_json(request["work"])
             lock = fds[1] if len(fds) > 1 else None
