@@ -2,7 +2,9 @@
 """One run of fio, and the numbers we want from its JSON."""
 
 import json
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.processes import BenchFailed, call
@@ -38,9 +40,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Target:
-    """What fio works on: options that name an engine and a file or URI."""
+    """What fio works on: options that name an engine and a file or URI, and variables for its environment."""
 
     options: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def nbd(cls, uri: str) -> "Target":
@@ -66,7 +69,7 @@ def run(target: Target, load: Load, *, size: int, seconds: float, once: bool = F
         *(f"--blockalign={stride}", f"--size={size}", f"--runtime={int(seconds * 1000)}ms"),
         *((f"--io_size={size // stride * load.block}",) if once else ("--time_based", "--norandommap")),
     ]
-    said = call(command, cwd=cwd, timeout=seconds + 60)
+    said = call(command, cwd=cwd, timeout=seconds + 60, env={**os.environ, **target.environment})
     try:
         job = json.loads(said[said.index("{") :])["jobs"][0]
     except (ValueError, LookupError):
