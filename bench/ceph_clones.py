@@ -9,8 +9,8 @@ import json
 import sys
 import time
 
-import rados
-import rbd
+import rados  # type: ignore[import-not-found]
+import rbd  # type: ignore[import-not-found]
 
 
 def main(conf: str, pool: str, image: str, count: int) -> None:
@@ -28,4 +28,4 @@ def main(conf: str, pool: str, image: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
