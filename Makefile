@@ -50,13 +50,13 @@ system-demo system-test system-bench: system-%:
 
 # The stamps are older than setup.cfg when what is to be installed has changed.
 $(VENV)/.core: setup.cfg pyproject.toml | $(BIN)/python
-	$(PIP) -e .
+	$(PIP) -e '.[daemon]'
 	@touch $@
 $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
-	$(PIP) -e '.[test,docs]'
+	$(PIP) -e '.[daemon,test,docs]'
 	@touch $@ $(VENV)/.core
 $(VENV)/.bench: setup.cfg pyproject.toml | $(BIN)/python
-	$(PIP) -e '.[bench]'
+	$(PIP) -e '.[daemon,bench]'
 	@touch $@ $(VENV)/.core
 
 $(BIN)/python: | system-base

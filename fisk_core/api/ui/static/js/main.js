@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The page: who looks, and which view they see. */
+
+import { activity } from "./activity.js";
+import { Problem } from "./api.js";
+import { events } from "./events.js";
+import { forest } from "./forest/view.js";
+import { jobs } from "./jobs.js";
+import { pools } from "./pools.js";
+import { forget, remember, token } from "./session.js";
+import { Store } from "./store.js";
+import { Workers } from "./workers.js";
+
+const VIEWS = { forest, activity, pools, jobs, events };
+const byId = (id) => document.getElementById(id);
+const [view, signIn, trouble] = [byId("view"), byId("sign-in"), byId("trouble")];
+
+let page = null;
+let leave = null;
+
+/** Tells what went wrong, or with null that nothing is wrong any more. */
+function complain(error) {
+  if (error instanceof Problem && error.status === 401) {
+    end();
+    return;
+  }
+  trouble.hidden = !error;
+  trouble.textContent = error instanceof TypeError ? "fiskd does not answer." : error?.message || "";
+}
+
+async function begin() {
+  const store = new Store();
+  const workers = new Workers(complain);
+  try {
+    await store.start();
+  } catch (error) {
+    store.stop();
+    if (token() && error.status === 401) forget();
+    signIn.hidden = false;
+    if (error.status === 401) byId("token").focus();
+    trouble.hidden = error.status === 401 && !page;
+    trouble.textContent = error.status === 401 ? "This token is not known here." : error.message;
+    return;
+  }
+  workers.start();
+  page = { store, workers, complain };
+  signIn.hidden = trouble.hidden = true;
+  byId("tabs").hidden = byId("who").hidden = false;
+  byId("host").textContent = store.about.host;
+  byId("role").textContent = `${store.about.caller} · ${store.about.role}`;
+  byId("sign-out").hidden = !token();
+  document.title = `Fisk · ${store.about.host}`;
+  show();
+}
+
+function end() {
+  forget();
+  location.reload();
+}
+
+function show() {
+  if (!page) return;
+  const name = location.hash.slice(1) in VIEWS ? location.hash.slice(1) : "forest";
+  for (const link of document.querySelectorAll("#tabs a")) {
+    if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  leave?.abort();
+  leave = new AbortController();
+  complain(null);
+  view.dataset.view = name;
+  view.replaceChildren(VIEWS[name](page, leave.signal));
+}
+
+signIn.addEventListener("submit", (event) => {
+  event.preventDefault();
+  remember(byId("token").value.trim());
+  byId("token").value = "";
+  begin();
+});
+byId("sign-out").addEventListener("click", end);
+addEventListener("hashchange", () => location.hash !== "#view" && show());
+begin();

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+/** A plot of the last ten minutes: lines on a canvas, their last values as text beside it. */
+
+import { h, sized } from "./dom.js";
+import { SPAN } from "./rates.js";
+import { colours } from "./theme.js";
+
+const LEFT = 62;
+const RIGHT = 8;
+const TOP = 8;
+const BOTTOM = 20;
+const GAP = 15;
+
+export class Plot {
+  /** `lines` are {label, colour (a name of the theme), dashed, value(sample)}. */
+  constructor(title, format, lines) {
+    this.format = format;
+    this.lines = lines;
+    this.samples = [];
+    this.pointer = null;
+    this.canvas = h("canvas", { class: "plot", role: "img", "aria-label": title });
+    this.legend = h("p", { class: "legend" });
+    this.element = h("figure", {}, h("figcaption", {}, title), this.legend, this.canvas);
+    this.canvas.addEventListener("pointermove", (event) => this.#point(event.offsetX));
+    this.canvas.addEventListener("pointerleave", () => this.#point(null));
+    new ResizeObserver(() => this.draw()).observe(this.canvas);
+  }
+
+  show(samples) {
+    this.samples = samples;
+    this.draw();
+  }
+
+  #point(x) {
+    this.pointer = x;
+    this.draw();
+  }
+
+  draw() {
+    const frame = sized(this.canvas);
+    if (frame.width < LEFT + RIGHT + 10) return;
+    const now = this.samples.at(-1)?.time || 0;
+    const values = this.samples.flatMap((each) => this.lines.map((line) => line.value(each) || 0));
+    const top = ceiling(Math.max(...values, 0));
+    const x = (time) => LEFT + (frame.width - LEFT - RIGHT) * (1 - (now - time) / SPAN);
+    const y = (value) => TOP + (frame.height - TOP - BOTTOM) * (1 - value / top);
+    this.#grid(frame, top, x, y, now);
+    for (const line of this.lines) this.#line(frame.context, line, x, y);
+    this.#readings(frame, x, now);
+  }
+
+  #grid({ context, width, height }, top, x, y, now) {
+    const { paper, faint, muted } = colours();
+    context.fillStyle = paper;
+    context.fillRect(0, 0, width, height);
+    context.font = "11px system-ui, sans-serif";
+    context.fillStyle = muted;
+    context.strokeStyle = faint;
+    context.lineWidth = 1;
+    context.setLineDash([]);
+    context.textAlign = "right";
+    context.textBaseline = "middle";
+    for (const share of [0, 0.5, 1]) {
+      const at = Math.round(y(share * top)) + 0.5;
+      context.beginPath();
+      context.moveTo(LEFT, at);
+      context.lineTo(width - RIGHT, at);
+      context.stroke();
+      context.fillText(this.format(share * top), LEFT - 6, at);
+    }
+    context.textBaseline = "bottom";
+    for (const minutes of [10, 5, 0]) {
+      context.textAlign = minutes ? (minutes === 10 ? "left" : "center") : "right";
+      context.fillText(minutes ? `${minutes} min ago` : "now", x(now - minutes * 60), height - 2);
+    }
+  }
+
+  #line(context, { colour, dashed, value }, x, y) {
+    context.beginPath();
+    let before = null;
+    for (const each of this.samples) {
+      const found = value(each);
+      if (found === null) before = null;
+      else {
+        const broken = before === null || each.time - before > GAP;
+        context[broken ? "moveTo" : "lineTo"](x(each.time), y(found));
+        if (broken) context.lineTo(x(each.time) + 0.5, y(found));
+        before = each.time;
+      }
+    }
+    context.setLineDash(dashed ? [4, 3] : []);
+    context.strokeStyle = colours()[colour];
+    context.lineWidth = 1.8;
+    context.lineJoin = "round";
+    context.stroke();
+    context.setLineDash([]);
+  }
+
+  #readings({ context, height }, x, now) {
+    const each = this.pointer === null ? this.samples.at(-1) : nearest(this.samples, x, this.pointer);
+    const ago = each && this.pointer !== null ? ` (${Math.round(now - each.time)} s ago)` : "";
+    const parts = this.lines.map(({ label, colour, dashed, value }) => {
+      const key = h("span", { class: `key ${colour}${dashed ? " dashed" : ""}` });
+      return h("span", {}, key, `${label} ${each ? this.format(value(each)) : "–"}`);
+    });
+    this.legend.replaceChildren(...parts, ago);
+    if (!each || this.pointer === null) return;
+    context.fillStyle = colours().muted;
+    context.fillRect(Math.round(x(each.time)), TOP, 1, height - TOP - BOTTOM);
+  }
+}
+
+const nearest = (samples, x, at) =>
+  samples.reduce((best, each) => (!best || Math.abs(x(each.time) - at) < Math.abs(x(best.time) - at) ? each : best), null);
+
+/** Gives a round number no smaller than `value`: 1, 2 or 5 and zeros. */
+export function ceiling(value) {
+  if (!(value > 0)) return 1;
+  const power = 10 ** Math.floor(Math.log10(value));
+  return power * [1, 2, 5, 10].find((step) => step * power >= value);
+}

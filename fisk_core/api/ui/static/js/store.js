@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+/** What several views show: the forest, the attachments, and the news about both. */
+
+import { get, stream } from "./api.js";
+import { lineage } from "./forest/lineage.js";
+
+const QUIET = 500;
+const RETRY = 2000;
+const KEPT = 500;
+const BACK = 100;
+
+export class Store extends EventTarget {
+  constructor() {
+    super();
+    this.about = null;
+    this.forest = lineage([]);
+    this.attachments = [];
+    this.events = [];
+    this.last = null;
+    this.live = false;
+    this.waiting = null;
+    this.stopper = new AbortController();
+  }
+
+  /** Fetches all and follows what happens from there; throws Problem when that is not allowed. */
+  async start() {
+    this.about = await get("/");
+    await this.refresh();
+    this.#follow();
+  }
+
+  stop() {
+    this.stopper.abort();
+    clearTimeout(this.waiting);
+  }
+
+  /** Gives the ids of Fisks that are attached. */
+  get attached() {
+    return new Set(this.attachments.map((each) => each.fisk_id));
+  }
+
+  /** What a Fisk is called, its id when it is gone. */
+  nameOf(id) {
+    return this.forest.nodes.get(id)?.fisk.name || id;
+  }
+
+  /** Whether the caller is an operator at least; the server decides anyway. */
+  get mayOperate() {
+    return ["operator", "admin"].includes(this.about.role);
+  }
+
+  async refresh() {
+    const began = performance.now();
+    const { signal } = this.stopper;
+    const [{ nodes }, { attachments }] = await Promise.all([get("/tree", signal), get("/attachments", signal)]);
+    this.forest = lineage(nodes.map((node) => node.fisk));
+    this.attachments = attachments;
+    this.cost = performance.now() - began;
+    this.#tell("forest");
+  }
+
+  #tell(kind) {
+    this.dispatchEvent(new Event(kind));
+  }
+
+  async #follow() {
+    while (!this.stopper.signal.aborted) {
+      try {
+        await this.#read();
+      } catch (error) {
+        if (this.stopper.signal.aborted) return;
+        this.live = false;
+        this.#tell("live");
+        if (error.status === 401) return;
+      }
+      await new Promise((done) => setTimeout(done, RETRY));
+    }
+  }
+
+  async #read() {
+    const after = this.last === null ? "" : `?after=${this.last}`;
+    for await (const event of stream(`/events${after}`, this.stopper.signal)) this.#note(JSON.parse(event.data));
+  }
+
+  #note(event) {
+    this.last = event.num;
+    this.events = [event, ...this.events].slice(0, KEPT);
+    this.#tell("events");
+    if (event.kind.startsWith("job.")) this.#tell("jobs");
+    if (event.kind.startsWith("fisk.")) this.#refreshSoon();
+  }
+
+  /** Many changes are one look: never more than a tenth of the time is spent on it. */
+  #refreshSoon() {
+    if (this.waiting) return;
+    this.waiting = setTimeout(async () => {
+      await this.refresh().catch(() => {});
+      this.waiting = null;
+    }, Math.max(QUIET, 10 * this.cost));
+  }
+}
+
+export { BACK };

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fiskd``: the control plane of one host as a process."""
