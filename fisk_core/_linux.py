@@ -78,3 +78,27 @@ def cached_pages(fd: int, offset: int, length: int) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return int(_stat.cache)
+
+
+def resident_pages(fd: int) -> int:
+    """Pages of the whole file that are in the page cache, for any thread; raises OSError like the other."""
+    whole, stat = _CachestatRange(0, 0), _Cachestat()  # length 0: to the end
+    if _libc.syscall(_SYS_CACHESTAT, fd, ctypes.byref(whole), ctypes.byref(stat), 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return int(stat.cache)
+
+
+_MACHINE = os.uname().machine
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282}.get(_MACHINE)
+_IOPRIO_PROCESS, _IOPRIO_SHIFT = 1, 13
+IOPRIO_NONE, IOPRIO_IDLE = 0, 3
+
+
+def set_io_priority(thread: int, kind: int) -> None:
+    """ioprio_set(2): the class of I/O of one thread, IOPRIO_NONE being the usual one."""
+    if _IOPRIO_SET is None:
+        raise OSError(errno.ENOSYS, f"ioprio_set is not known on {_MACHINE}")
+    if _libc.syscall(_IOPRIO_SET, _IOPRIO_PROCESS, thread, kind << _IOPRIO_SHIFT) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

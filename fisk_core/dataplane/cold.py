@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fisk_core import errors
+from fisk_core.dataplane.classes import USUAL
 from fisk_core.dataplane.connection import MAX_HELD, Connection
 from fisk_core.dataplane.disk import read_extent
 from fisk_core.dataplane.layers import HOLE
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 PATIENCE = 0.003
 """seconds a read is tried again before a thread waits for it"""
 THREADS = 8
-MIN_WINDOW, MAX_WINDOW = 128 << 10, 4 << 20
-"""bytes read ahead of a stream"""
 
 
 @dataclass(slots=True)
@@ -37,6 +36,7 @@ class Batch:
     conn: Connection
     reads: list[SmallRead]
     since: float
+    received: float
 
 
 class ColdReads:
@@ -46,14 +46,17 @@ class ColdReads:
         self._server = server
         self._small: list[Batch] = []
         self._large: list[Request] = []
+        self.windows = USUAL.window
+        """bytes read ahead of a stream, at first and at most"""
         server.loop.rounds.append(self.retry)
 
     def add_small(self, conn: Connection, reads: list[SmallRead]) -> list[SmallRead]:
         """Take small reads that were tried once; they will be answered.  Gives a new empty list."""
         if not reads:
             return reads
+        self._server.metrics.cold_reads += len(reads)
         conn.began(len(reads))
-        self._small.append(Batch(conn, reads, time.monotonic()))
+        self._small.append(Batch(conn, reads, time.monotonic(), conn.received))
         block = self._server.disk.block_size
         for _, offset, length in reads:
             if length > block or offset == conn.expected:
@@ -65,6 +68,7 @@ class ColdReads:
 
     def add(self, request: Request) -> None:
         """Take a large read that was tried once; it will be answered."""
+        self._server.metrics.cold_reads += 1
         request.conn.began(1, request.length)
         request.since = time.monotonic()
         self._have_read(request.conn, request.offset, request.length)
@@ -76,7 +80,8 @@ class ColdReads:
         A stream is told by its misses alone: the next one comes where the last window ended.
         """
         if offset == conn.expected:
-            conn.window = min(MAX_WINDOW, max(MIN_WINDOW, 2 * conn.window))
+            least, most = self.windows
+            conn.window = min(most, max(least, 2 * conn.window))
         elif conn.window and conn.expected - conn.window <= offset < conn.expected:
             return  # it is on its way already
         else:
@@ -103,12 +108,13 @@ class ColdReads:
         batches, self._small, progress = self._small, [], False
         for batch in batches:
             conn, before = batch.conn, len(batch.reads)
-            answer = partial(self._server.transmission.answer_reads, conn, batch.reads)
+            answer = partial(self._server.transmission.answer_reads, conn, batch.reads, batch.received)
             batch.reads = [] if conn.closed else self._server.guard(conn, answer) or []
             progress = progress or len(batch.reads) < before
             if batch.reads and batch.since < deadline:
                 for cookie, offset, length in batch.reads:
-                    self.fetch(Request(conn, 0, CMD_READ, cookie, offset, length))
+                    request = Request(conn, 0, CMD_READ, cookie, offset, length, received=batch.received)
+                    self.fetch(request)
                 batch.reads = []
             elif batch.reads:
                 self._small.append(batch)

@@ -21,6 +21,7 @@ from fisk_core.errors import ProtocolError
 if TYPE_CHECKING:
     from fisk_core.dataplane.arrivals import Stream
     from fisk_core.dataplane.server import Server
+    from fisk_core.dataplane.throttle import Share
     from fisk_core.dataplane.tls import TlsSocket
 
 INBOX = 256 << 10
@@ -63,13 +64,18 @@ class Connection:
         self.held = 0
         self.agreed: Agreement | None = start.agreed if start.over else None
         self.name, self.read_only = start.name, start.read_only
+        self.received = 0.0
+        """when the first request in the inbox came, while it waits there"""
+        self.share: Share | None = None
+        self.throttled = 0.0
+        """since when it waits because of a limit"""
         self.expected, self.window = -1, 0
         """where a stream of cold reads goes on, and how much of it is read ahead"""
         self.closed = False
         self.leaving = False
         """the client said good-bye: nothing more is received"""
         self.plain = True
-        self._paused = False
+        self._paused = self._frozen = False
         self._events = IN
         self._wanted_end = 0
         self._muted = start.said
@@ -158,6 +164,8 @@ class Connection:
 
     def on_event(self, events: int) -> None:
         """Handle what epoll reports; a broken connection is closed, never raised."""
+        if self._frozen:
+            return
         if events & HUP and self._paused:
             self.close()  # nobody is there for replies, and epoll would tell so without end
             return
@@ -306,6 +314,7 @@ class Connection:
         return (
             self.server.paused
             or self.leaving
+            or self.throttled > 0
             or self.queued > HIGH_WATER
             or self.pending >= MAX_PENDING
             or self.held > MAX_HELD
@@ -313,7 +322,7 @@ class Connection:
 
     def watch(self) -> None:
         """Tell the loop what this connection waits for."""
-        if self.closed:
+        if self.closed or self._frozen:
             return
         if self.leaving and not self.pending and not self.outbox:
             self.close()
@@ -325,6 +334,18 @@ class Connection:
         if events != self._events:
             self._events = events
             self.server.loop.change(self.fd, events)
+
+    def freeze(self) -> None:
+        """Neither receive nor send: another process is about to go on with this connection."""
+        self._frozen = True
+        self.server.loop.change(self.fd, 0)
+
+    def thaw(self) -> None:
+        """Go on after all."""
+        self._frozen = False
+        if not self.closed:
+            self.server.loop.change(self.fd, self._events)
+            self.watch()
 
     def _decrypted(self) -> None:
         """Take bytes that TLS received already, of which epoll does not tell."""

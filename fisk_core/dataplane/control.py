@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operations of a worker's control socket; :mod:`~fisk_core.dataplane.lines` says how they are sent.
 
-``status``, ``switch`` (spec), ``resize`` (size, drop), ``barrier``, ``pause``, ``resume``, ``connection``
-(name, read_only, received, said, a connected socket), ``handover`` (one end of a socket pair), ``drain``
-(seconds), ``stop``.  All but the last four may be repeated: the second time changes nothing.
+``status``, ``metrics``, ``attributes`` (attributes), ``switch`` (spec), ``resize`` (size, drop), ``barrier``,
+``pause``, ``resume``, ``connection`` (name, read_only, received, said, a connected socket), ``handover`` (one
+end of a socket pair), ``drain`` (seconds), ``stop``.  All but the last four may be repeated: the second time
+changes nothing.
 """
 
 import base64
@@ -15,6 +16,7 @@ from typing import Any
 
 import fisk_core
 from fisk_core import errors
+from fisk_core.dataplane import metrics
 from fisk_core.dataplane.descriptors import Descriptors
 from fisk_core.dataplane.drain import Drain
 from fisk_core.dataplane.lines import Lines, Reply, call, outcome
@@ -42,6 +44,8 @@ class Control:
             "switch": self._switch,
             "resize": self._resize,
             "barrier": self._barrier,
+            "metrics": self._metrics,
+            "attributes": self._attributes,
             "pause": self._pause,
             "resume": self._resume,
             "drain": self._drain,
@@ -88,10 +92,11 @@ class Control:
                 "map_id": disk.spec.map_id,
                 "size": disk.size,
                 "read_only": disk.read_only,
-                "attributes": dict(disk.spec.attributes),
+                "attributes": dict(server.attributes),
                 "epoch": fence.epoch if fence else None,
                 "fenced": disk.fenced,
                 "failed": disk.failed,
+                "refusing": server.refusing,
                 "connections": len(server.connections),
                 "uri": uris[0] if uris else None,
                 "uris": uris,
@@ -99,6 +104,8 @@ class Control:
         )
 
     def _switch(self, request: dict[str, Any], reply: Reply) -> None:
+        if request.get("paused") and not self._server.is_paused("control"):
+            raise errors.InUse("the pause is over, clients may have written since; nothing was switched")
         spec = DiskSpec(**request["spec"])
         self._server.switch(spec, lambda error: reply(outcome(error)))
 
@@ -108,6 +115,14 @@ class Control:
         if request.get("drop"):
             self._server.drop_connections()
         reply({"ok": True})
+
+    def _metrics(self, _: dict[str, Any], reply: Reply) -> None:
+        metrics.report(self._server, lambda found: reply({"ok": True, "metrics": found}))
+
+    def _attributes(self, request: dict[str, Any], reply: Reply) -> None:
+        """Act upon the attributes of the Fisk as they are now: all of them, not only what changed."""
+        given = {str(key): str(value) for key, value in dict(request["attributes"]).items()}
+        self._server.act_upon(given, lambda error: reply(outcome(error)))
 
     def _barrier(self, _: dict[str, Any], reply: Reply) -> None:
         """Answer once everything that was reading or flushing when this came is done."""

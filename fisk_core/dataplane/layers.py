@@ -25,6 +25,7 @@ class Layers:
         self._ids = layers
         self._devices: dict[int, Device] = {}
         self.fds = [HOLE, *[UNOPENED] * (len(layers) - 1)]
+        self._advice = os.POSIX_FADV_RANDOM
         self.pinned = 0
         """threads that use descriptors now; none is closed while there are any"""
         self._limit = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE)
@@ -42,13 +43,21 @@ class Layers:
     def add(self, alias: int, device: Device) -> int:
         """Take over an open layer as ``alias`` (the next one, or one not opened yet)."""
         fd = direct(device)
-        # A miss reads what was asked for, not a window around it; streams are noticed and read ahead here.
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        # Usually a miss reads what was asked for, not a window around it; streams are noticed and read
+        # ahead here.
+        os.posix_fadvise(fd, 0, 0, self._advice)
         if alias == len(self.fds):
             self.fds.append(fd)
         self.fds[alias] = fd
         self._devices[alias] = device
         return fd
+
+    def advise(self, advice: int) -> None:
+        """Say how the layers will be read, those opened later too (posix_fadvise)."""
+        if advice != self._advice:
+            self._advice = advice
+            for fd in map(direct, self._devices.values()):
+                os.posix_fadvise(fd, 0, 0, advice)
 
     def _close_oldest(self, count: int) -> None:
         """Close layers opened longest ago, except the newest alias, which is the live one."""

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
+from fisk_core.dataplane.classes import USUAL
+
 IN, OUT, HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP
 
-_LOOK_ON = 40e-6
-"""seconds to look for the next event before going to sleep"""
 _VAIN_TRIES, _REST = 16, 256
 
 Done = Callable[[Any, Exception | None], None]
@@ -35,6 +35,8 @@ class Loop:
         self.rounds: list[Callable[[], bool]] = []
         """called after each round of events; True asks for another round at once"""
         self.stopping = False
+        self.look_on = USUAL.look_on
+        """seconds to look for the next event before going to sleep"""
         self._vain = self._rest = 0
         self._signals: list[signal.Signals] = []
         self._pools: dict[str, ThreadPoolExecutor] = {}
@@ -135,11 +137,11 @@ class Loop:
         A core that went to sleep takes longer to wake than a cached read.  Looking on is given up while it
         does not pay: after some tries in vain, for the next waits.
         """
-        if timeout == 0 or self._rest:
+        if timeout == 0 or self._rest or not self.look_on:
             self._rest = max(0, self._rest - 1)
             return self._epoll.poll(timeout)
         poll, clock = self._epoll.poll, time.perf_counter
-        until = clock() + _LOOK_ON
+        until = clock() + self.look_on
         while clock() < until:
             if events := poll(0):
                 self._vain = 0

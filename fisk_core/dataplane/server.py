@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +18,7 @@ from urllib.parse import quote
 from fisk_core import errors
 from fisk_core.blockmap import read_log_header
 from fisk_core.blockmap.source import MAX_ALIAS
-from fisk_core.dataplane import unixsocket
+from fisk_core.dataplane import classes, unixsocket
 from fisk_core.dataplane.arrivals import Arrivals
 from fisk_core.dataplane.cold import ColdReads, Deferred
 from fisk_core.dataplane.connection import Connection
@@ -26,9 +26,12 @@ from fisk_core.dataplane.disk import Disk, Period
 from fisk_core.dataplane.flusher import Flusher
 from fisk_core.dataplane.listener import Listener, listen_tcp
 from fisk_core.dataplane.loop import Loop
+from fisk_core.dataplane.metrics import Looks, Metrics
+from fisk_core.dataplane.qos import Limits
 from fisk_core.dataplane.spec import DiskSpec, FenceOptions, TlsOptions
 from fisk_core.dataplane.start import Start
 from fisk_core.dataplane.status import Export
+from fisk_core.dataplane.throttle import limit
 from fisk_core.dataplane.transmission import Transmission
 from fisk_core.pools.base import Device
 
@@ -105,6 +108,10 @@ class Server:
     def __init__(self, loop: Loop, spec: DiskSpec, options: ServeOptions, *, untouched: bool = False) -> None:
         """Open the disk; ``untouched`` as for :meth:`Disk.open`."""
         self.loop, self.options = loop, options
+        self.metrics, self.looks = Metrics(), Looks(self)
+        self.conduct = classes.USUAL
+        self.attributes: Mapping[str, str] = {}
+        """those of the Fisk that are acted upon now"""
         self.disk = self._open(spec, untouched)
         self.export = Export(
             self.disk, options.export if options.export is not None else spec.name, options.listed
@@ -129,12 +136,39 @@ class Server:
         """handing over to a successor"""
         self.departed = False
         """a successor has everything"""
+        self._begin_with(spec.attributes)
 
     def _open(self, spec: DiskSpec, untouched: bool = False) -> ServedDisk:
         disk = ServedDisk.open(None, spec, untouched=untouched)
         assert isinstance(disk, ServedDisk)
         disk.server = self
+        disk.layers.advise(self.conduct.advice)
         return disk
+
+    # What the attributes of the Fisk ask for
+
+    def _begin_with(self, attributes: Mapping[str, str]) -> None:
+        try:
+            self.act_upon(attributes, lambda _: None)
+        except errors.InvalidValue as exc:
+            # Another version may have stored them.  A disk that cannot be used would be worse.
+            LOG.warning("class and limits of Fisk %s are left out: %s", self.disk.spec.name, exc)
+
+    def act_upon(self, attributes: Mapping[str, str], done: Callable[[Exception | None], None]) -> None:
+        """Take up the class and keep the limits among the attributes, from the next request on.
+
+        ``done`` is called at once, or, when flushes were only answered until now, after a real one.  Raises
+        InvalidValue, and changes nothing then.
+        """
+        conduct, limits = classes.conduct_of(attributes), Limits.from_attributes(attributes)
+        was_volatile = self.conduct.volatile
+        self.attributes = dict(attributes)
+        classes.take_up(self, conduct)
+        limit(self, limits)
+        if was_volatile and not conduct.volatile and not self.disk.read_only:
+            self.flusher.flush(done)
+        else:
+            done(None)
 
     # Listening
 
@@ -218,9 +252,10 @@ class Server:
 
     def resume(self, conn: Connection) -> None:
         """Look at requests that waited in the inbox of ``conn``, on the next round."""
-        self.loop.later(0, lambda: self._process(conn))
+        self.loop.later(0, lambda: self.process(conn))
 
-    def _process(self, conn: Connection) -> None:
+    def process(self, conn: Connection) -> None:
+        """Look at the requests in the inbox of ``conn``."""
         if not conn.closed and conn.agreed:
             self.guard(conn, lambda: self.transmission.process(conn))
 
@@ -290,6 +325,8 @@ class Server:
         """Say whether ``spec`` is a new period on top of what is served, all of it."""
         disk = self.disk
         if spec.read_only or disk.period is None or disk.failed or len(disk.map.layers) >= MAX_ALIAS:
+            return False
+        if spec.pool["name"] != disk.pool.name:
             return False
         header = read_log_header(disk.pool, spec.map_id)
         return header.base_id == disk.spec.map_id and header.base_size == disk.size == spec.size

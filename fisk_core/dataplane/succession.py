@@ -7,6 +7,7 @@ before it is in charge: until then the other one may go on.
 
 import contextlib
 import socket
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ class Succession:
     def _take_up(self, control: "Control", delivery: Delivery) -> None:
         server = self.server
         server.pause("handover")
+        server.metrics.go_on_from(self._document.get("metrics", {}))
         if self._document["paused"]:
             control.pause()
         for kind, number in self._document["listeners"].items():
@@ -104,4 +106,5 @@ def _stream(conn: Connection, fields: dict[str, Any] | None) -> Stream | None:
     if fields is None:
         return None
     error = fields["error"] and errors.by_name(fields["error"][0])(fields["error"][1])
-    return Stream(Request(conn, *fields["request"]), fields["offset"], fields["left"], error)
+    request = Request(conn, *fields["request"], received=time.monotonic())
+    return Stream(request, fields["offset"], fields["left"], error)

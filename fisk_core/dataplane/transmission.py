@@ -9,6 +9,7 @@ answered, put off until the disk has what it needs, or refused.  Each request ge
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from fisk_core import _linux, errors
@@ -35,6 +36,7 @@ from fisk_core.dataplane.status import describe
 
 if TYPE_CHECKING:
     from fisk_core.dataplane.server import Server
+    from fisk_core.dataplane.throttle import Throttle
 
 SMALL = 64 << 10
 """reads up to this many bytes are collected into one answer; larger holes get a chunk of their own"""
@@ -73,6 +75,8 @@ class Request:
     payload: memoryview | bytes = b""
     since: float = 0.0
     tries: int = 0
+    received: float = 0.0
+    """when it had come whole, or its head where its data is written as it comes"""
 
     @property
     def structured(self) -> bool:
@@ -110,6 +114,9 @@ class Transmission:
 
     def __init__(self, server: "Server") -> None:
         self.server = server
+        self.metrics = server.metrics
+        self.throttle: Throttle | None = None
+        """what holds requests back, where something is limited"""
         self.fast = FastPath(server.disk)
         self._out = bytearray(_OUT)
         self._view = memoryview(self._out)
@@ -140,8 +147,11 @@ class Transmission:
         """Answer the whole requests in the inbox of ``conn``; raises ProtocolError for what is not one."""
         if conn.closed or conn.full:
             return
-        inbox, view, have = conn.inbox, conn.view, conn.have
+        conn.received = received = conn.received or monotonic()
+        inbox, view = conn.inbox, conn.view
+        have = conn.have if self.throttle is None else self.throttle.admit(conn)
         out, answers, used, count, position = self._out, self._view, 0, 0, 0
+        writes, write_bytes = 0, 0
         head, done_size, put_data, put_done = STRUCTURED if conn.structured else SIMPLE
         unpack, read = REQUEST.unpack_from, self.fast.read
         write = _refused if conn.read_only else self.fast.write
@@ -155,8 +165,8 @@ class Transmission:
                 raise errors.ProtocolError("a request without its magic number")
             body, start = position + _REQUEST, used + head
             if count >= _BATCH or start + SMALL > _OUT:
-                conn.send(answers[:used])
-                used, count, start = 0, 0, head
+                self._deliver(conn, used, count, writes, write_bytes)
+                used, count, start, writes, write_bytes = 0, 0, head, 0, 0
                 if conn.full:
                     break
             try:
@@ -167,12 +177,13 @@ class Transmission:
                         continue
                 elif kind == CMD_WRITE and length <= MAX_REQUEST:
                     if have - body < length:
-                        request = Request(conn, flags, kind, cookie, offset, length)
+                        request = Request(conn, flags, kind, cookie, offset, length, received=received)
                         position = self.server.arrivals.begin(request, body)
                         break
                     if not flags and write(view[body : body + length], offset, length):
                         put_done(out, used, cookie)
                         used, position, count = used + done_size, body + length, count + 1
+                        writes, write_bytes = writes + 1, write_bytes + length
                         continue
             except BlockingIOError:
                 missed.append((cookie, offset, length))
@@ -182,18 +193,30 @@ class Transmission:
                 continue
             except (OSError, errors.FiskError):
                 pass  # the general path tells what it was
-            used = conn.send(answers[:used])
+            self._deliver(conn, used, count, writes, write_bytes)
+            used, count, writes, write_bytes = 0, 0, 0, 0
             missed = self.server.cold.add_small(conn, missed)
             position = self._general(conn, (flags, kind, cookie, offset, length), body)
             if conn.closed or conn.full:
                 break
-        conn.send(answers[:used])
+        self._deliver(conn, used, count, writes, write_bytes)
         conn.consume(position)
         self.server.cold.add_small(conn, missed)
+        conn.received = received if conn.have and conn.full else 0.0  # what is left came no later
+        if self.throttle is not None:
+            self.throttle.settle(conn, position)
+
+    def _deliver(self, conn: Connection, used: int, count: int, writes: int, write_bytes: int) -> None:
+        """Send the answers that lie ready, and count them."""
+        conn.send(self._view[:used])
+        if count:
+            seconds, reads = monotonic() - conn.received, count - writes
+            head, done_size, _, _ = STRUCTURED if conn.structured else SIMPLE
+            self.metrics.batch(seconds, reads, used - reads * head - writes * done_size, writes, write_bytes)
 
     def _general(self, conn: Connection, fields: tuple[int, int, int, int, int], body: int) -> int:
         """Handle one request outside the fast path; gives where it ends in the inbox."""
-        request = Request(conn, *fields)
+        request = Request(conn, *fields, received=conn.received)
         if request.kind == nbd.CMD_DISC:
             conn.finish()
             return body
@@ -248,11 +271,16 @@ class Transmission:
             request.conn.send(CHUNK.pack(STRUCTURED_REPLY_MAGIC, _DONE, CHUNK_NONE, request.cookie, 0))
         else:
             request.conn.send(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, request.cookie))
+        self._count(request)
+
+    def _count(self, request: Request) -> None:
+        self.metrics.one(request.kind, request.length, monotonic() - request.received)
 
     def fail(self, request: Request, error: Exception) -> None:
         """Send the error reply of a request."""
         if request.conn.closed:
             return
+        self.metrics.errors += 1
         code = nbd.wire_error(getattr(error, "errno", None))
         if not request.structured:
             request.conn.send(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, code, request.cookie))
@@ -276,13 +304,17 @@ class Transmission:
         try:
             self.read_now(request, os.RWF_NOWAIT)
         except CannotTell:
+            self.metrics.cold_reads += 1
             self.server.cold.fetch(request)
         except BlockingIOError:
             self.server.cold.add(request)
 
     def read_now(self, request: Request, flags: int) -> None:
         """Answer a read; raises BlockingIOError, with nothing sent, when that would wait for the disk."""
-        plan = self.disk.plan(request.offset, request.length)
+        self._read_planned(request, self.disk.plan(request.offset, request.length), flags)
+        self._count(request)
+
+    def _read_planned(self, request: Request, plan: list[tuple[int, int, int]], flags: int) -> None:
         if request.length > SMALL and self._send_file(request, plan):
             return
         if request.structured and not request.flags & nbd.CMD_FLAG_DF and _large_hole(plan):
@@ -299,6 +331,7 @@ class Transmission:
         if not request.conn.closed:
             request.conn.send(self._data_head(request, request.offset, request.length, last=True))
             request.conn.send_own(data)
+            self._count(request)
 
     def _data_head(self, request: Request, offset: int, length: int, last: bool) -> bytes:
         if not request.structured:
@@ -391,9 +424,9 @@ class Transmission:
 
     # Cold reads that became warm
 
-    def answer_reads(self, conn: Connection, reads: "list[SmallRead]") -> "list[SmallRead]":
+    def answer_reads(self, conn: Connection, reads: "list[SmallRead]", received: float) -> "list[SmallRead]":
         """Answer small reads of cached data in one go; gives those still not cached."""
-        view, used = self._view, 0
+        view, used, count, total = self._view, 0, 0, 0
         rest: list[SmallRead] = []
         head, _, put_data, _ = STRUCTURED if conn.structured else SIMPLE
         read = self.fast.read
@@ -413,8 +446,9 @@ class Transmission:
                 self.fail(Request(conn, 0, CMD_READ, cookie, offset, length), exc)
             else:
                 put_data(self._out, used, cookie, offset, length)
-                used = start + length
+                used, count, total = start + length, count + 1, total + length
         conn.send(view[:used])
+        self.metrics.batch(monotonic() - received, count, total, 0, 0)
         return rest
 
 
