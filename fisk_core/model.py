@@ -31,6 +31,15 @@ class Role(StrEnum):
     ORIGINAL = "original"
 
 
+class Class(StrEnum):
+    """What a Fisk is for: the attribute ``class`` of it, which workers and the choice of a pool act on."""
+
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
+    BACKGROUND = "background"
+    SCRATCH = "scratch"
+
+
 class Change(StrEnum):
     """What a diff says of an extent: it holds other data, or it reads as zeros now."""
 
