@@ -27,6 +27,10 @@ from fisk_core.errors import AlreadyExists, Corrupt, FiskError, InUse, NoSpace, 
 BUSY_SECONDS = 30
 """How long a transaction waits for another process's before it gives up with InUse."""
 
+KEPT_CONNECTIONS = 8
+MORE_CONNECTIONS = 120
+"""So many that no thread waits for one: a daemon has up to 128 threads at work."""
+
 _BUMP = (
     update(schema.settings)
     .where(schema.settings.c.key == "version")
@@ -80,6 +84,7 @@ class Catalog:
         self._reserve = _reserve_of(self._reader)
         self._writer = self._reader.execution_options(fisk_write=True)
         self.changes = Changes()
+        self._turn = threading.Lock()
         try:
             self._ensure_current(migration_lock)
         except BaseException:
@@ -102,7 +107,7 @@ class Catalog:
     def change(self) -> Iterator[Connection]:
         """Give a connection whose work is committed at the end of the block, in one order with all others."""
         try:
-            with _typed_errors(), self._writer.connect() as conn, conn.begin():
+            with self._my_turn(), _typed_errors(), self._writer.connect() as conn, conn.begin():
                 conn.execute(_BUMP)
                 yield conn
         except NoSpace:
@@ -110,6 +115,20 @@ class Catalog:
                 self._reserve.release()  # so that the next command can delete something
             raise
         self.changes.tell()
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        """Let one thread of this process change something at a time.
+
+        The database would see to that too, but SQLite's waiters sleep and look again, for up to 0.1 seconds:
+        with many threads most of the time nobody would be at work.
+        """
+        if not self._turn.acquire(timeout=BUSY_SECONDS):
+            raise InUse("catalog: other threads have been changing it for too long")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def version(self) -> int:
         with self.read() as conn:
@@ -168,7 +187,7 @@ def raise_version(conn: Connection, least: int) -> None:
 
 
 def _make_engine(url: str) -> Engine:
-    engine = create_engine(url)
+    engine = create_engine(url, pool_size=KEPT_CONNECTIONS, max_overflow=MORE_CONNECTIONS)
     if engine.dialect.name == "sqlite":
         _tune_sqlite(engine)
     return engine
