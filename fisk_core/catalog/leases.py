@@ -1,9 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statements on leases."""
 
+from typing import NamedTuple
+
 from sqlalchemy import Connection, insert, select, update
 
 from fisk_core.catalog.schema import leases
+
+
+class Lease(NamedTuple):
+    """The last writer of a Fisk: ``host:pid`` of the process that opened it, and its epoch."""
+
+    holder: str
+    epoch: int
+
+    @property
+    def host(self) -> str:
+        return self.holder.rpartition(":")[0]
+
+
+def find(conn: Connection, fisk_id: str) -> Lease | None:
+    """Give the lease of the last writer, None when there was none."""
+    row = conn.execute(select(leases.c.holder, leases.c.epoch).where(leases.c.fisk_id == fisk_id)).first()
+    return Lease(*row) if row is not None else None
 
 
 def take(conn: Connection, fisk_id: str, holder: str) -> int:

@@ -16,9 +16,11 @@ A period gets its files here and nowhere else, at the first open for writing.  C
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
+
+from sqlalchemy import Connection
 
 from fisk_core import locks
 from fisk_core.blockmap import Geometry, LogHeader, create_log
@@ -55,7 +57,8 @@ def worker_status(context: Context, record: Record) -> dict[str, Any]:
         return call(context, record, {"op": "status"})
     except NotFound:
         raise InUse(
-            f"Fisk '{record.name}' is used by a process that cannot be asked to cooperate; stop it first"
+            f"Fisk '{record.name}' is used by a process that cannot be asked to cooperate"
+            f"{_whose(context, record)}; stop it first"
         ) from None
 
 
@@ -75,12 +78,17 @@ def tell_to_switch(context: Context, record: Record) -> None:
 
 
 def exclude(context: Context, record: Record, *, force: bool) -> locks.Lock:
-    """Take the Fisk's lock for its end; ``force`` stops its worker first.  Raises InUse."""
+    """Take the Fisk's lock for its end; ``force`` stops its worker first.  Raises InUse.
+
+    The caller has seen that it is attached nowhere, unless forced: a supervised worker is one that stayed in
+    case another reader comes, then.
+    """
     try:
         return locks.acquire(context.home.lock(record.id))
     except InUse:
-        if not force:
-            raise InUse(f"Fisk '{record.name}' is in use; stop what uses it, or force") from None
+        if not force and not context.home.mark(record.id).exists():
+            whose = _whose(context, record)
+            raise InUse(f"Fisk '{record.name}' is in use{whose}; stop what uses it, or force") from None
     try:
         call(context, record, {"op": "stop"})
     except NotFound:
@@ -88,26 +96,45 @@ def exclude(context: Context, record: Record, *, force: bool) -> locks.Lock:
     try:
         return locks.acquire(context.home.lock(record.id), timeout=STOP_SECONDS)
     except InUse:
-        raise InUse(f"Fisk '{record.name}' is in use by a process that does not stop") from None
+        whose = _whose(context, record)
+        raise InUse(f"Fisk '{record.name}' is in use by a process that does not stop{whose}") from None
 
 
-def take(context: Context, record: Record, *, shared: bool) -> locks.Lock:
+def take(context: Context, record: Record, *, shared: bool, timeout: float = 0.0) -> locks.Lock:
+    """Take the Fisk's lock; raises InUse that says by whom it is used as far as that is known."""
     try:
-        return locks.acquire(context.home.lock(record.id), shared=shared)
+        return locks.acquire(context.home.lock(record.id), shared=shared, timeout=timeout)
     except InUse:
         use = "written" if shared else "used"
-        raise InUse(f"Fisk '{record.name}' is being {use} by another process") from None
+        whose = _whose(context, record)
+        raise InUse(f"Fisk '{record.name}' is being {use} by another process{whose}") from None
 
 
-def materialise(context: Context, record: Record, *, lease: bool = False) -> None:
-    """Give the Fisk's period its files.  The caller holds the operation lock and knows that nobody writes."""
+def _whose(context: Context, record: Record) -> str:
+    """Say who writes the Fisk: the lease names the last writer, and the lock tells whether it still does."""
+    try:
+        locks.acquire(context.home.lock(record.id), shared=True).release()
+    except InUse:
+        with context.catalog.read() as conn:
+            lease = leases.find(conn, record.id)
+        return f" ({lease.holder})" if lease else ""
+    return ""  # readers, who have no lease
+
+
+def materialise(
+    context: Context, record: Record, *, also: Callable[[Connection], None] | None = None
+) -> None:
+    """Give the Fisk's period its files.  The caller holds the operation lock and knows that nobody writes.
+
+    ``also`` is done in the transaction that says so.
+    """
     with context.making():
         header = header_of(record, record.map_id, record.base_id, record.base_size)
         create_log(context.open_pool(record.pool), header)
         with context.catalog.change() as conn:
             maps.mark_opened(conn, record.map_id, record.pool_id)
-            if lease:
-                leases.take(conn, record.id, context.holder)
+            if also is not None:
+                also(conn)
 
 
 def header_of(record: Record, map_id: str, base: str | None, base_size: int) -> LogHeader:
@@ -140,3 +167,4 @@ def forget_files(context: Context, ids: Iterable[str]) -> None:
     for fisk_id in ids:
         context.home.control(fisk_id).unlink(missing_ok=True)
         context.home.socket(fisk_id).unlink(missing_ok=True)
+        context.home.fence(fisk_id).unlink(missing_ok=True)

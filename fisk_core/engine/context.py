@@ -38,10 +38,11 @@ class Context(ABC):
 
     def __init__(self, home: Path | None = None) -> None:
         """Open the home directory, creating it; raises FiskError."""
-        self.home = config.Home(Path(home).absolute()) if home else config.Home.default()
+        place = config.Home(Path(home).absolute()) if home else config.Home.default()
+        self.settings = config.load(place)
+        self.home = self.settings.home(place)
         self.home.make()
-        self.settings = config.load(self.home)
-        self.catalog = Catalog(self.settings.connection, self.home.migration)
+        self.catalog = Catalog(self.settings.connection(self.home), self.home.migration)
         self._pools: dict[str, Pool] = {}
         self._lock = threading.Lock()
 
@@ -52,8 +53,8 @@ class Context(ABC):
 
     @property
     def holder(self) -> str:
-        """How this process is named in leases."""
-        return f"{os.uname().nodename}:{os.getpid()}"
+        """How this process is named in leases: its host and its id there."""
+        return f"{self.settings.host}:{os.getpid()}"
 
     def find(self, ref: str) -> Record:
         """Give the row of a Fisk; raises NotFound."""
@@ -142,7 +143,7 @@ class Context(ABC):
     def add_pool(self, name: str, driver: str, options: Mapping[str, Any], *, again: bool = False) -> Pool:
         """Make a pool and note it; ``again``: one that another process made meanwhile will do."""
         complete = self.pool_options(name, driver, options)
-        with locks.acquire(self.home.run / "pools.lock", timeout=MAKING_SECONDS):
+        with locks.acquire(self.home.lock_path / "pools.lock", timeout=MAKING_SECONDS):
             with self.catalog.read() as conn:
                 known = {row.name: row for row in pool_rows.every(conn)}
             if name in known:

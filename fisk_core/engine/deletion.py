@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from fisk_core import locks
-from fisk_core.catalog import Record, fisks, maps
+from fisk_core.catalog import Record, attachments, fisks, maps
 from fisk_core.catalog.maps import Garbage
 from fisk_core.engine import access
 from fisk_core.engine.context import Context
 from fisk_core.engine.operating import OPERATION_SECONDS
+from fisk_core.errors import InUse
 from fisk_core.services import events, sweep
 
 _AT_ONCE = 200
@@ -34,6 +35,8 @@ def _delete(context: Context, ids: Sequence[str], force: bool) -> None:
     with ExitStack() as stack:
         held = [_operation_lock(context, stack, fisk_id) for fisk_id in ids]
         records = [context.find(fisk_id) for fisk_id in ids]
+        if not force:
+            _require_detached(context, records)
         for record in records:
             held.append(access.exclude(context, record, force=force))
             stack.enter_context(held[-1])
@@ -43,6 +46,15 @@ def _delete(context: Context, ids: Sequence[str], force: bool) -> None:
             pointed = [each for record in records for each in (record.map_id, record.next_map) if each]
             garbage = maps.drop_unneeded(conn, pointed)
         _clean_up(context, records, garbage, held)
+
+
+def _require_detached(context: Context, records: Sequence[Record]) -> None:
+    """Raise InUse for a Fisk that is attached, whether its worker runs at this moment or not."""
+    with context.catalog.read() as conn:
+        hosts = attachments.hosts(conn, [record.id for record in records])
+    for record in records:
+        if record.id in hosts:
+            raise InUse(f"Fisk '{record.name}' is attached on {hosts[record.id]}; detach it, or force")
 
 
 def _operation_lock(context: Context, stack: ExitStack, fisk_id: str) -> locks.Lock:

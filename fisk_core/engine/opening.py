@@ -2,6 +2,9 @@
 """Opening a Fisk: its lock, what a data path needs to know, and a disk in this process."""
 
 import time
+from collections.abc import Callable
+
+from sqlalchemy import Connection
 
 from fisk_core import locks
 from fisk_core.catalog import Record, fisks, leases, maps
@@ -15,6 +18,9 @@ from fisk_core.services import settle
 
 _ATTEMPTS = 5
 
+Noting = Callable[[Connection, int], None]
+"""What is done in the transaction of a lease, with its epoch; 0 for a reader, who has none."""
+
 
 def acquire(context: Context, ref: str, *, writable: bool) -> locks.Lock:
     """Take the lock to use a Fisk, ready to be opened; it lasts until released or its process ends.
@@ -25,16 +31,32 @@ def acquire(context: Context, ref: str, *, writable: bool) -> locks.Lock:
     if record.frozen:
         return _acquire_frozen(context, record, writable)
     with operating(context, record.id) as (record,):
-        if record.frozen:
-            return _acquire_frozen(context, record, writable)
-        lock = access.take(context, record, shared=not writable)
-        try:
-            if writable:
-                _prepare_writing(context, record)
-        except BaseException:
-            lock.release()
-            raise
-        return lock
+        return acquire_held(context, record, writable=writable)
+
+
+def acquire_held(
+    context: Context,
+    record: Record,
+    *,
+    writable: bool,
+    also: Noting | None = None,
+    timeout: float = 0.0,
+) -> locks.Lock:
+    """The same for who holds the operation lock; waits up to ``timeout`` seconds for the writer to let go."""
+    if record.frozen:
+        lock = _acquire_frozen(context, record, writable)
+    else:
+        lock = access.take(context, record, shared=not writable, timeout=timeout)
+    try:
+        if writable:
+            _prepare_writing(context, record, also)
+        elif also is not None:
+            with context.catalog.change() as conn:
+                also(conn, 0)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
 
 
 def _acquire_frozen(context: Context, record: Record, writable: bool) -> locks.Lock:
@@ -49,14 +71,19 @@ def _acquire_frozen(context: Context, record: Record, writable: bool) -> locks.L
     return lock
 
 
-def _prepare_writing(context: Context, record: Record) -> None:
+def _prepare_writing(context: Context, record: Record, also: Noting | None) -> None:
+    def take_lease(conn: Connection) -> None:
+        epoch = leases.take(conn, record.id, context.holder)
+        if also is not None:
+            also(conn, epoch)
+
     if record.opened:
         with context.catalog.change() as conn:
-            leases.take(conn, record.id, context.holder)
+            take_lease(conn)
             # If the writer before died, its layer may hold blocks that never got into the log.
             maps.mark_suspect(conn, record.map_id)
     else:
-        access.materialise(context, record, lease=True)
+        access.materialise(context, record, also=take_lease)
     if not record.published:
         # From the first write on, a lost catalog can be rebuilt with this Fisk's name.
         settle.publish(context, [context.find(record.id)])

@@ -41,7 +41,7 @@ _LAYERS_AT_ONCE = 16  # bounds the marks in memory: 16 MiB at the default geomet
 def collect(context: "Context", *, dry_run: bool = False) -> CollectReport:
     """Look at every suspect layer once; raises InUse when another collector runs."""
     report = CollectReport(dry_run=dry_run)
-    with locks.acquire(context.home.run / "collector.lock"):
+    with locks.acquire(context.home.lock_path / "collector.lock"):
         for pool_name in context.pool_names():
             pool = context.open_pool(pool_name)
             with context.catalog.read() as conn:

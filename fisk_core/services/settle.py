@@ -37,7 +37,7 @@ _TURN_SECONDS = 600
 
 def settle(context: "Context") -> None:
     """Do all there is; what fails is logged and left for the next time."""
-    with locks.acquire(context.home.run / "settle.lock", timeout=_TURN_SECONDS):
+    with locks.acquire(context.home.lock_path / "settle.lock", timeout=_TURN_SECONDS):
         with context.catalog.read() as conn:
             waiting = maps.unsettled(conn)
         for row in waiting:

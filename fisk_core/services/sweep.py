@@ -86,14 +86,21 @@ def sweep_buildings(context: "Context", ids: Iterable[str] | None = None) -> int
     for record in found:
         if wanted is not None and record.id not in wanted:
             continue
-        try:
-            lock = locks.acquire(context.home.lock(record.id))
-        except InUse:
-            continue
-        LOG.info("removing what an unfinished import of %s left", record.name)
-        remove_building(context, record.id, lock)
-        gone += 1
+        gone += _sweep_building(context, record.id, record.name)
     return gone
+
+
+def _sweep_building(context: "Context", fisk_id: str, name: str) -> bool:
+    try:
+        # Whoever finishes a build, or starts its worker again, has this one while nobody has the other.
+        with locks.acquire(context.home.operation(fisk_id)) as operation:
+            operation.path.unlink(missing_ok=True)
+            lock = locks.acquire(context.home.lock(fisk_id))
+            LOG.info("removing what an unfinished import of %s left", name)
+            remove_building(context, fisk_id, lock)
+    except InUse:
+        return False
+    return True
 
 
 def remove_building(context: "Context", fisk_id: str, lock: locks.Lock) -> None:
@@ -183,12 +190,13 @@ def sweep_locks(context: "Context") -> int:
     with context.catalog.read() as conn:
         ids = {record.id for record in fisks.records(conn)}
     gone = 0
-    for path in sorted(context.home.run.glob("*.lock")) + sorted(context.home.run.glob("*.op")):
+    for path in sorted(context.home.lock_path.glob("*.lock")) + sorted(context.home.lock_path.glob("*.op")):
         if not fisks.is_id(path.stem) or path.stem in ids:
             continue
         try:
             locks.acquire(path).remove()
         except InUse:
             continue
+        context.home.fence(path.stem).unlink(missing_ok=True)
         gone += 1
     return gone
