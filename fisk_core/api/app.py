@@ -22,6 +22,7 @@ from fisk_core.api.routers import (
     jobs,
     locks,
     looking,
+    placement,
     pools,
     schedules,
     system,
@@ -29,9 +30,13 @@ from fisk_core.api.routers import (
     workers,
 )
 from fisk_core.api.services import Services
+from fisk_core.api.ui import PATH, Page
 from fisk_core.errors import FiskError
 
-_NOUNS = (fisks, copies, looking, attachments, builds, locks, schedules, jobs, pools, tokens, events, workers)
+_NOUNS = (
+    fisks, copies, looking, placement, attachments, builds, locks,
+    schedules, jobs, pools, tokens, events, workers,
+)  # fmt: skip
 PREFIX = "/v1"
 
 
@@ -45,6 +50,7 @@ def create_app(services: Services | None = None) -> FastAPI:
     for module in (system, *_NOUNS):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(system.unversioned)
+    app.mount(PATH, Page())
     app.add_exception_handler(FiskError, problems.of_fisk_error)
     app.add_exception_handler(HTTPException, problems.of_http_error)
     app.add_exception_handler(RequestValidationError, problems.of_invalid_request)

@@ -32,6 +32,8 @@ class Services:
     broadcast: Broadcast
     host: str
     limits: Limits = field(default_factory=Limits)
+    high_water: float = 90.0
+    """percent of a pool's medium from which on expendable snapshots go"""
     waiters: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_WAITERS))
     """threads of requests that wait for somebody else"""
     started: float = field(default_factory=time.time)

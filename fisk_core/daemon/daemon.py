@@ -112,8 +112,9 @@ def _services(home: Home, conf: cfg.ConfigOpts) -> Iterator[Services]:
         stack.callback(scheduler.stop)
         broadcast = Broadcast(engine)
         yield Services(
-            engine, supervisor, runner, guard, Tokens(engine.catalog), broadcast, supervisor.host, limits
-        )
+            engine, supervisor, runner, guard, Tokens(engine.catalog), broadcast, supervisor.host, limits,
+            conf.pools.high_water,
+        )  # fmt: skip
 
 
 class _Daemon:

@@ -43,4 +43,4 @@ def get_pool_space(services: Given, name: NameInPath) -> space.PoolSpace:
 
     Looks at every layer; ask every few seconds at most.
     """
-    return space.pool_space(services.engine, name)
+    return space.pool_space(services.engine, name, services.high_water)

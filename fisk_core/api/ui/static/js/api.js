@@ -35,12 +35,15 @@ export async function call(method, path, { body, signal } = {}) {
 
 export const get = (path, signal) => call("GET", path, { signal });
 
-/** Gives the server-sent events of a path, with our authorization, which EventSource cannot send. */
-export async function* stream(path, signal) {
+/** Opens a stream of server-sent events with our authorization, which EventSource cannot send. */
+export async function stream(path, signal) {
   const accept = { accept: "text/event-stream" };
   const response = await fetch(BASE + path, { headers: headers(accept), signal });
   if (!response.ok) throw await refusal(response);
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  return eventsOf(response.body.pipeThrough(new TextDecoderStream()).getReader());
+}
+
+async function* eventsOf(reader) {
   let pending = "";
   for (;;) {
     const { done, value } = await reader.read();

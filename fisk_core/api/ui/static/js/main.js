@@ -18,39 +18,48 @@ const [view, signIn, trouble] = [byId("view"), byId("sign-in"), byId("trouble")]
 let page = null;
 let leave = null;
 
-/** Tells what went wrong, or with null that nothing is wrong any more. */
-function complain(error) {
+const troubles = new Map();
+
+/** Tells what went wrong with something, or with null that it is well again. */
+function complain(source, error) {
   if (error instanceof Problem && error.status === 401) {
     end();
     return;
   }
-  trouble.hidden = !error;
-  trouble.textContent = error instanceof TypeError ? "fiskd does not answer." : error?.message || "";
+  if (error) troubles.set(source, error instanceof TypeError ? "fiskd does not answer." : error.message);
+  else troubles.delete(source);
+  trouble.hidden = !troubles.size;
+  trouble.textContent = [...new Set(troubles.values())].join(" ");
 }
 
 async function begin() {
   const store = new Store();
-  const workers = new Workers(complain);
   try {
     await store.start();
   } catch (error) {
     store.stop();
-    if (token() && error.status === 401) forget();
-    signIn.hidden = false;
-    if (error.status === 401) byId("token").focus();
-    trouble.hidden = error.status === 401 && !page;
-    trouble.textContent = error.status === 401 ? "This token is not known here." : error.message;
+    refused(error);
     return;
   }
-  workers.start();
-  page = { store, workers, complain };
-  signIn.hidden = trouble.hidden = true;
+  complain("sign-in", null);
+  page = { store, workers: new Workers(complain), complain };
+  page.workers.start();
+  signIn.hidden = true;
   byId("tabs").hidden = byId("who").hidden = false;
   byId("host").textContent = store.about.host;
   byId("role").textContent = `${store.about.caller} · ${store.about.role}`;
   byId("sign-out").hidden = !token();
   document.title = `Fisk · ${store.about.host}`;
   show();
+}
+
+/** Asks for a token; the first time without complaining that there is none. */
+function refused(error) {
+  const unknown = error.status === 401;
+  if (!unknown || token()) complain("sign-in", unknown ? new Error("This token is not known here.") : error);
+  if (unknown) forget();
+  signIn.hidden = false;
+  byId("token").focus();
 }
 
 function end() {
@@ -67,7 +76,7 @@ function show() {
   }
   leave?.abort();
   leave = new AbortController();
-  complain(null);
+  complain("view", null);
   view.dataset.view = name;
   view.replaceChildren(VIEWS[name](page, leave.signal));
 }

@@ -7,7 +7,6 @@ import { lineage } from "./forest/lineage.js";
 const QUIET = 500;
 const RETRY = 2000;
 const KEPT = 500;
-const BACK = 100;
 
 export class Store extends EventTarget {
   constructor() {
@@ -24,7 +23,7 @@ export class Store extends EventTarget {
 
   /** Fetches all and follows what happens from there; throws Problem when that is not allowed. */
   async start() {
-    this.about = await get("/");
+    this.about = await get("");
     await this.refresh();
     this.#follow();
   }
@@ -68,18 +67,24 @@ export class Store extends EventTarget {
       try {
         await this.#read();
       } catch (error) {
-        if (this.stopper.signal.aborted) return;
-        this.live = false;
-        this.#tell("live");
         if (error.status === 401) return;
       }
+      this.#alive(false);
       await new Promise((done) => setTimeout(done, RETRY));
     }
   }
 
+  #alive(live) {
+    this.live = live;
+    this.#tell("live");
+  }
+
   async #read() {
     const after = this.last === null ? "" : `?after=${this.last}`;
-    for await (const event of stream(`/events${after}`, this.stopper.signal)) this.#note(JSON.parse(event.data));
+    const events = await stream(`/events${after}`, this.stopper.signal);
+    this.#alive(true);
+    this.#refreshSoon(); // what happened before the stream was there
+    for await (const event of events) this.#note(JSON.parse(event.data));
   }
 
   #note(event) {
@@ -99,5 +104,3 @@ export class Store extends EventTarget {
     }, Math.max(QUIET, 10 * this.cost));
   }
 }
-
-export { BACK };

@@ -24,10 +24,10 @@ export class Workers extends EventTarget {
         const { workers } = await get("/workers");
         this.workers = workers;
         this.history.add(performance.now() / 1000, workers.filter((worker) => worker.metrics));
-        this.complain(null);
+        this.complain("workers", null);
         this.dispatchEvent(new Event("workers"));
       } catch (error) {
-        this.complain(error);
+        this.complain("workers", error);
         if (error.status === 401) return;
       }
     }
