@@ -57,5 +57,5 @@ class Block(AccessPath):
 
     def resized(self, details: Details, size: int) -> None:
         file = FuseFile(Path(details["directory"]))
-        file.resized(details["uri"], size, read_only=details["read_only"])
+        file.resized(size)
         loops.resized(file.path)

@@ -39,8 +39,7 @@ class File(AccessPath):
         return FuseFile(Path(details["directory"])).alive
 
     def resized(self, details: Details, size: int) -> None:
-        file = FuseFile(Path(details["directory"]))
-        file.resized(details["uri"], size, read_only=details["read_only"])
+        FuseFile(Path(details["directory"])).resized(size)
 
 
 def planned(uri: str | None, directory: Path, read_only: bool) -> Details:
