@@ -60,3 +60,18 @@ def attributes(pairs: Iterable[str]) -> dict[str, str]:
             raise InvalidValue(f"'{pair}' is not an attribute; write KEY=VALUE")
         found[key] = value
     return found
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def duration(text: str) -> int:
+    """Read ``90``, ``15m``, ``1h``, ``7d`` or ``2w``; gives seconds, raises InvalidValue."""
+    number, unit = (text[:-1], text[-1:]) if text[-1:].lower() in _SECONDS else (text, "s")
+    if not number.isdecimal():
+        raise InvalidValue(f"'{text}' is not a time; write for example 30s, 15m, 1h, 7d or 2w")
+    return int(number) * _SECONDS[unit.lower()]
+
+
+def optional_duration(text: str | None) -> int | None:
+    return None if text is None else duration(text)

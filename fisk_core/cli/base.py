@@ -8,6 +8,7 @@ A command ends with a status: an error of ``fisk_core.errors`` becomes one line 
 import argparse
 import os
 import signal
+import socket
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,14 +19,18 @@ from cliff.display import DisplayCommandBase
 from cliff.lister import Lister
 from cliff.show import ShowOne
 
-from fisk_core.errors import FiskError, InvalidValue, from_oserror
+from fisk_core.config import Home
+from fisk_core.dataplane import unixsocket
+from fisk_core.errors import FiskError, InvalidValue, Unavailable, from_oserror
 
 if TYPE_CHECKING:
+    from fisk_core.client import RemoteEngine
     from fisk_core.engine import Engine
+    from fisk_core.protocol import Verbs
 
 
 class FiskCommand(Command):
-    """A command on the Fisks of one home directory."""
+    """A command on the Fisks of one home directory, or of a daemon."""
 
     auth_required = False
     """for the OpenStack client: nothing here asks Keystone"""
@@ -64,17 +69,68 @@ class FiskCommand(Command):
         # cliff's own reads the file lists of all installed distributions to name the one we are from.
         return self._epilog or ""
 
-    def engine(self) -> "Engine":
-        """Open the engine; a context manager."""
+    def engine(self) -> "Verbs":
+        """Open the engine that was chosen: a daemon's where there is one; a context manager."""
+        url = self._url()
+        return self.embedded() if url is None else self._remote(url)
+
+    def embedded(self) -> "Engine":
+        """Open the engine of this process; a context manager."""
         from fisk_core.engine import Engine
 
+        return Engine.open(self._home)
+
+    def daemon(self) -> "RemoteEngine":
+        """Give the engine of the daemon, for what only a daemon does; raises Unavailable."""
+        url = self._url()
+        if url is None:
+            raise Unavailable("this needs a daemon, and none answers for this home directory; start fiskd")
+        return self._remote(url)
+
+    def is_remote(self) -> bool:
+        """Whether a daemon was named that need not be on this host."""
+        return bool(self.app.options.fisk_url or os.environ.get("FISK_URL")) and not self._embedded
+
+    @property
+    def _home(self) -> Path | None:
         home = self.app.options.fisk_home
-        return Engine.open(Path(home) if home else None)
+        return Path(home) if home else None
+
+    @property
+    def _embedded(self) -> bool:
+        return bool(self.app.options.fisk_embedded)
+
+    def _url(self) -> str | None:
+        """Give where the daemon is, None to do without."""
+        if self._embedded:
+            return None
+        chosen = self.app.options.fisk_url or os.environ.get("FISK_URL")
+        if chosen:
+            return str(chosen)
+        path = (Home(self._home.absolute()) if self._home else Home.default()).run / "fiskd.sock"
+        return f"unix://{path}" if _answers(path) else None
+
+    def _remote(self, url: str) -> "RemoteEngine":
+        from fisk_core.client import RemoteEngine
+
+        return RemoteEngine.open(url, cacert=self.app.options.fisk_cacert, home=self._home)
 
     def say(self, text: str) -> None:
         """Tell people something that no program reads; ``--quiet`` keeps it back."""
         if self.app.options.verbose_level:
             self.app.stderr.write(f"{text}\n")
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens at a unix socket."""
+    if not path.exists():
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            unixsocket.connect(probe, path)
+        except OSError:
+            return False
+    return True
 
 
 def unread() -> int:

@@ -12,6 +12,7 @@ from fisk_core.units import format_size
 if TYPE_CHECKING:
     from fisk_core.model import Fisk
 
+_UNITS = ((7 * 86400, "w"), (86400, "d"), (3600, "h"), (60, "min"))
 HEADINGS = ("Name", "ID", "Role", "State", "Size", "Pool")
 
 
@@ -48,6 +49,16 @@ class Time(FormattableColumn[str]):
 
     def human_readable(self) -> str:
         return datetime.fromisoformat(self._value).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+class Seconds(FormattableColumn[int]):
+    """A length of time."""
+
+    def human_readable(self) -> str:
+        for unit, name in _UNITS:
+            if self._value >= unit and not self._value % unit:
+                return f"{self._value // unit} {name}"
+        return f"{self._value} s"
 
 
 def row(fisk: "Fisk") -> tuple[Any, ...]:

@@ -51,6 +51,25 @@ class FiskApp(App):
             metavar="DIRECTORY",
             help="Where catalog and default pool are; default $FISK_HOME, else ~/.local/share/fisk.",
         )
+        parser.add_argument(
+            "--url",
+            dest="fisk_url",
+            metavar="URL",
+            help="The daemon to ask: unix:///PATH or https://HOST:PORT; default $FISK_URL, else the one of "
+            "the home directory if it runs.  A token is taken from $FISK_TOKEN.",
+        )
+        parser.add_argument(
+            "--cacert",
+            dest="fisk_cacert",
+            metavar="FILE",
+            help="Certificates of authorities that vouch for the daemon; default $FISK_CACERT.",
+        )
+        parser.add_argument(
+            "--embedded",
+            dest="fisk_embedded",
+            action="store_true",
+            help="Work in this process, also where a daemon runs.",
+        )
         return parser
 
     def configure_logging(self) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fisk_core.services.readers import Reader
 
 Attachments = list[Attachment]
+Uris = list[str]
 
 
 class RemoteEngine(FiskVerbs):
@@ -174,6 +175,10 @@ class RemoteEngine(FiskVerbs):
                 raise Unavailable(f"no NBD server without TLS has Fisk '{fisk.name}' for us")
             yield plain[0]
 
+    def served_at(self, fisk: Fisk) -> Uris:
+        """Give the NBD URIs at which a Fisk is attached, on any host."""
+        return list(dict.fromkeys(uri for each in self.attachments(fisk=fisk.id) for uri in each.uris))
+
     # Moving bytes in and out
 
     def import_image(
@@ -259,6 +264,12 @@ class RemoteEngine(FiskVerbs):
             yield Path(file.name)
 
     # Keeping things in order
+
+    def move(self, ref: str, pool: str, *, progress: Progress | None = None) -> Fisk:
+        """Have a Fisk live in another pool, also while it is attached."""
+        fisk_id = self.get(ref).id
+        self.jobs.run("move", {"ref": fisk_id, "pool": pool}, progress)
+        return self.get(fisk_id)
 
     def check(self, *, repair: bool = False) -> CheckReport:
         return decode(CheckReport, self.jobs.run("check", {"repair": repair}))

@@ -4,6 +4,7 @@
 import json
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Any
 
 from sseclient import SSEClient
@@ -48,6 +49,14 @@ def follow(
         tries += 1
 
 
+def recent(transport: Transport, after: int = 0, silence: float = 1.0) -> Generator[Event, None, None]:
+    """Give the events after number ``after`` that there are, until none came for ``silence`` seconds."""
+    with suppress(_Broken):
+        for event in _stream(transport, after, silence):
+            if event is not None:
+                yield event
+
+
 class _Broken(Exception):
     """A stream that was there broke off."""
 
@@ -56,10 +65,12 @@ class _Broken(Exception):
         self.error = error
 
 
-def _stream(transport: Transport, after: int | None) -> Generator[Event | None, None, None]:
+def _stream(
+    transport: Transport, after: int | None, silence: float = SILENCE
+) -> Generator[Event | None, None, None]:
     """Give None once the stream is there, then its events."""
     params: dict[str, Any] = {} if after is None else {"after": after}
-    with transport.stream("/events", params=params, silence=SILENCE) as response:
+    with transport.stream("/events", params=params, silence=silence) as response:
         yield None
         try:
             for message in SSEClient(response.iter_content(chunk_size=None)).events():

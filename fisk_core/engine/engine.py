@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 Fisks = list[Fisk]
 Nodes = list[TreeNode]
 PoolInfos = list[PoolInfo]
+Uris = list[str]
 Progress = Callable[[int, int | None], None]
 """Called with (bytes done, bytes in all or None); raising from it cancels cleanly."""
 
@@ -183,6 +184,12 @@ class Engine(Context):
 
         return usage.usage(self, self.find(ref))
 
+    def move(self, ref: str, pool: str, *, progress: Progress | None = None) -> Fisk:
+        """Have a Fisk live in another pool, also while it is served; see ``fisk_core.engine.moving``."""
+        from fisk_core.engine import moving
+
+        return moving.move(self, ref, pool, progress=progress)
+
     # Using
 
     def acquire(self, ref: str, writable: bool) -> Lock:
@@ -219,6 +226,12 @@ class Engine(Context):
         from fisk_core.services import readers
 
         return readers.serving(self, fisk)
+
+    def served_at(self, fisk: Fisk) -> Uris:
+        """Give the NBD URIs of the worker that serves a Fisk now; none where none does."""
+        from fisk_core.services import readers
+
+        return readers.uris_of(self, fisk)
 
     def begin_build(self, name: str, *, size: int, **options: Any) -> building.Building:
         return building.begin(self, name, size=size, **options)

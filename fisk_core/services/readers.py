@@ -114,14 +114,19 @@ def reading(engine: "Engine", fisk: Fisk) -> Iterator[Reader]:
 
 def served_uri(engine: "Engine", fisk: Fisk, in_use: InUse) -> str:
     """Give the URI of the worker that writes the Fisk; raises ``in_use`` when there is none without TLS."""
+    plain = [uri for uri in uris_of(engine, fisk) if uri.startswith(("nbd:", "nbd+unix:"))]
+    if not plain:
+        raise in_use
+    return plain[0]
+
+
+def uris_of(engine: "Engine", fisk: Fisk) -> list[str]:
+    """Give the URIs of the worker that serves the Fisk, none where there is none."""
     try:
         status = control.call(engine.home.control(fisk.id), {"op": "status"})
     except NotFound:
-        raise in_use from None
-    plain = [uri for uri in status["uris"] if uri.startswith(("nbd:", "nbd+unix:"))]
-    if not plain:
-        raise in_use
-    return str(plain[0])
+        return []
+    return [str(uri) for uri in status["uris"]]
 
 
 @contextmanager

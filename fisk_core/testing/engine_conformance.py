@@ -327,7 +327,7 @@ class EngineConformance:
         engine.clone("s1", "c", count=2)
         engine.snapshot("c-1", "c-1-s")
         engine.create("b", MIB)
-        below = {"s1": {"c-1": {"c-1-s": {}}, "c-2": {}}}
+        below: dict[str, object] = {"s1": {"c-1": {"c-1-s": {}}, "c-2": {}}}
         assert shape(engine.tree()) == {"a": below, "b": {}}
         assert shape(engine.tree("s1")) == below
         assert engine.tree("b")[0].fisk == engine.get("b")

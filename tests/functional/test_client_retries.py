@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the client does when the daemon fails it; a small server provokes what a good one cannot be made to."""
+"""What the client does when the daemon fails it; a small server provokes what a good one would not."""
 
 import json
 import os
@@ -25,7 +25,8 @@ QUICK = Patience(total=20.0, connect=10.0, shortest=0.001, longest=0.01)
 HASTY = Patience(total=0.3, connect=0.2, shortest=0.001, longest=0.01)
 FISK = {
     "id": "5f0c11d2-3a4b-4c5d-8e6f-708192a3b4c5", "name": "a", "size": 4096, "state": "live",
-    "role": "volume", "pool": "default", "map_id": "5f0c11d2-3a4b-4c5d-8e6f-708192a3b4c6", "created_at": "2026-01-02T03:04:05Z",
+    "role": "volume", "pool": "default", "map_id": "5f0c11d2-3a4b-4c5d-8e6f-708192a3b4c6",
+    "created_at": "2026-01-02T03:04:05Z",
     "parent_id": None, "block_size": 4096, "page_size": 4 << 20, "attributes": {}, "of_a_newer_daemon": 1,
 }  # fmt: skip
 Act = Callable[["_Handler"], None]

@@ -28,16 +28,24 @@ class Download(FiskCommand):
         )
         parser.add_argument("--compress", action="store_true", help="Make a smaller file (qcow2, vmdk).")
         parser.add_argument("--overwrite", action="store_true", help="Replace FILE if it exists.")
+        parser.add_argument(
+            "--on-server",
+            action="store_true",
+            help="FILE is a path on the daemon's host, below a directory it allows; the daemon does it all.",
+        )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         target = parsed_args.target
+        if target == "-" and parsed_args.on_server:
+            self.misuse("the daemon cannot write to our standard output; name a file of its host")
         if target == "-" and sys.stdout.isatty():
             raise InvalidValue("standard output is a terminal; redirect it or name a file")
         disk_format = parsed_args.disk_format or _SUFFIXES.get(PurePath(target).suffix.lower(), "raw")
         quiet = not self.app.options.verbose_level
+        options = {"on_server": True} if parsed_args.on_server else {}
         with (
-            self.engine() as engine,
+            self.daemon() if parsed_args.on_server else self.engine() as engine,
             progress.shown(self.app.stderr, parsed_args.name, quiet=quiet) as report,
         ):
             engine.download(
@@ -47,4 +55,5 @@ class Download(FiskCommand):
                 compress=parsed_args.compress,
                 overwrite=parsed_args.overwrite,
                 progress=report,
+                **options,
             )

@@ -42,12 +42,19 @@ class Import(FiskShow):
         parser.add_argument(
             "--size", metavar="SIZE", help="How long standard input will be, for the progress bar only."
         )
+        parser.add_argument(
+            "--on-server",
+            action="store_true",
+            help="FILE is a path on the daemon's host, below a directory it allows; the daemon does it all.",
+        )
         arguments.add_pool(parser)
         arguments.add_attributes(parser, "A label to give it")
         arguments.add_geometry(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        if parsed_args.source == "-" and parsed_args.on_server:
+            self.misuse("the daemon cannot read our standard input; name a file of its host")
         if parsed_args.source == "-" and sys.stdin.isatty():
             raise InvalidValue("standard input is a terminal; redirect an image into this command")
         options = {
@@ -61,8 +68,10 @@ class Import(FiskShow):
             **arguments.geometry(parsed_args),
         }
         quiet = not self.app.options.verbose_level
+        if parsed_args.on_server:
+            options["on_server"] = True
         with (
-            self.engine() as engine,
+            self.daemon() if parsed_args.on_server else self.engine() as engine,
             progress.shown(self.app.stderr, parsed_args.name, quiet=quiet) as report,
         ):
             fisk = engine.import_image(parsed_args.source, parsed_args.name, progress=report, **options)

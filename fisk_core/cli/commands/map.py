@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fisk_core.cli.base import FiskLister
 from fisk_core.cli.columns import Size, Words
-from fisk_core.errors import InvalidValue
+from fisk_core.errors import InvalidValue, Unsupported
 from fisk_core.units import format_size
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ class Map(FiskLister):
         if width < 1 or parsed_args.rows < 1:
             raise InvalidValue("a picture needs at least one row and one column")
         self.in_row, most_cells = shape(width, parsed_args.rows)
-        with self.engine() as engine:
+        if self.is_remote():
+            raise Unsupported("the picture needs the maps themselves; ask for it on the daemon's host")
+        with self.embedded() as engine:
             self.record = engine.find(parsed_args.name)
             with closing(engine.load_map(self.record)) as block_map:
                 self.picture = draw(block_map, most_cells)

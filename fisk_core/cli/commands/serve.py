@@ -54,7 +54,7 @@ class Serve(FiskCommand):
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         from fisk_core.dataplane.launch import exec_worker
 
-        with closing(self.engine()) as engine:
+        with closing(self.embedded()) as engine:
             fisk = engine.get(parsed_args.name)
             read_only = fisk.frozen or parsed_args.read_only
             options = _options(engine, fisk, parsed_args, read_only)

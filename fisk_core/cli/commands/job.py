@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fisk job …``: long work of the daemon."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from fisk_core.cli import arguments, progress
+from fisk_core.cli.base import FiskCommand, FiskLister, FiskShow
+from fisk_core.cli.columns import Size, Text, Time, labels
+
+if TYPE_CHECKING:
+    from fisk_core.model import Job
+
+
+def _details(job: "Job") -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "state": job.state.value,
+        "host": job.host,
+        "arguments": labels(job.arguments),
+        "done": Size(job.done),
+        "total": Text(None) if job.total is None else Size(job.total),
+        "result": labels(job.result) if isinstance(job.result, dict) else job.result,
+        "error": Text(str(job.error.get("detail")) if job.error else None),
+        "created_at": Time(job.created_at.isoformat()),
+        "updated_at": Time(job.updated_at.isoformat()),
+    }
+
+
+class List(FiskLister):
+    """List the jobs of all hosts; those that are over are kept for a week."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        states = ("queued", "running", "done", "failed", "cancelled")
+        parser.add_argument("--state", choices=states, help="Only these.")
+        parser.add_argument("--kind", metavar="KIND", help="Only these: import, download, scrub …")
+        parser.add_argument("--host", metavar="HOST", help="Only those of this host.")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        with self.daemon() as engine:
+            found = engine.jobs.list(state=parsed_args.state, kind=parsed_args.kind, host=parsed_args.host)
+        rows = [
+            (each.id, each.kind, each.state.value, each.host, Size(each.done),
+             Text(None) if each.total is None else Size(each.total), Time(each.created_at.isoformat()))
+            for each in found
+        ]  # fmt: skip
+        return ("ID", "Kind", "State", "Host", "Done", "Total", "Created At"), rows
+
+
+class Show(FiskShow):
+    """Show a job."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("id", metavar="ID")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        with self.daemon() as engine:
+            return self.fields(_details(engine.jobs.get(parsed_args.id)))
+
+
+class Cancel(FiskCommand):
+    """Have jobs end and undo what they began; those that are over stay as they are."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("ids", metavar="ID", nargs="+")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        with self.daemon() as engine:
+            for each in parsed_args.ids:
+                engine.jobs.cancel(each)
+
+
+class Wait(FiskShow):
+    """Wait for a job; one that failed ends this command as it would have ended the command itself."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("id", metavar="ID")
+        parser.add_argument("--timeout", metavar="TIME", help="How long at most, for example 10m.")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        from fisk_core.client.jobs import result_of
+        from fisk_core.errors import Unavailable
+
+        quiet = not self.app.options.verbose_level
+        timeout = arguments.optional_duration(parsed_args.timeout)
+        with self.daemon() as engine, progress.shown(self.app.stderr, "job", quiet=quiet) as report:
+            job = engine.jobs.wait(parsed_args.id, timeout, report)
+        if not job.over:
+            raise Unavailable(f"the {job.kind} is still {job.state.value} after {parsed_args.timeout}")
+        result_of(job)
+        return self.fields(_details(job))
