@@ -3,16 +3,17 @@
 
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
 
 from fisk_core.blockmap import seal
 from fisk_core.catalog import Record, fisks, maps
-from fisk_core.engine import access, validate
+from fisk_core.engine import access, placement, validate
 from fisk_core.engine.context import Context
 from fisk_core.engine.operating import operating
 from fisk_core.engine.retrying import retrying
-from fisk_core.errors import AlreadyExists, InvalidValue
+from fisk_core.errors import AlreadyExists, InvalidValue, NotFound
 from fisk_core.model import BLOCK_SIZE, PAGE_SIZE, Fisk, Role, State
 from fisk_core.services import events
 
@@ -37,11 +38,13 @@ def create(
     validate.name(name), validate.size(size), validate.role(role)
     validate.geometry(block_size, page_size)
     labels = validate.set_attributes(attributes)
-    where = context.pool_row(pool)
+    where = context.pool_row(placement.choose(context, pool, labels))
     validate.fits(size, context.open_pool(where.name))
     shape = {"size": size, "role": role, "block_size": block_size, "page_size": page_size}
     if id is not None:
-        found = existing(context, id, {"name": name, "pool": where.name, "attributes": labels, **shape})
+        # Another pool may be the one for its class by now; that makes it no other Fisk.
+        place = {} if pool is None else {"pool": where.name}
+        found = existing(context, id, {"name": name, "attributes": labels, **place, **shape})
         if found is not None:
             return found
     fisk_id, map_id = validate.fisk_id(id), str(uuid.uuid4())
@@ -109,7 +112,8 @@ def change(
 ) -> Fisk:
     """Change name, role or attributes (None removes one); ``frozen=True`` makes a Fisk immutable for ever.
 
-    Raises InUse when a Fisk to be frozen is being written.
+    Class and limits take effect at once where the Fisk is served on this host.  Raises InUse when a Fisk to
+    be frozen is being written.
     """
     columns: dict[str, Any] = {}
     if name is not None:
@@ -130,12 +134,28 @@ def change(
             if columns or labels:
                 fisks.update_fisk(conn, record.id, **columns)
                 fisks.set_attributes(conn, record.id, labels)
+                if any(map(validate.acted_upon, labels)):
+                    validate.conduct(fisks.attributes_of(conn, record.id))
                 events.emit(conn, "fisk.changed", record.id, **columns, attributes=sorted(labels))
             return fisks.load(conn, record.id)
 
     changed = retrying(context, attempt)
+    if any(map(validate.acted_upon, labels)):
+        _tell_worker(context, changed.id)
     context.settler.notify()
     return changed
+
+
+def _tell_worker(context: Context, fisk_id: str) -> None:
+    """Have a worker act upon the attributes as they are in the catalog.
+
+    One after the other, so that what it is told last is what was stored last.
+    """
+    with operating(context, fisk_id) as (record,):
+        with context.catalog.read() as conn:
+            labels = fisks.attributes_of(conn, record.id)
+        with suppress(NotFound):  # nobody serves it
+            access.call(context, record, {"op": "attributes", "attributes": labels})
 
 
 def _freeze(context: Context, ref: str) -> None:

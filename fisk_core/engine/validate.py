@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping
 
 from fisk_core.catalog.fisks import is_id
+from fisk_core.dataplane import classes, qos
 from fisk_core.errors import InvalidValue, LimitExceeded
 from fisk_core.model import MAX_SIZE
 from fisk_core.pools.base import Pool
@@ -77,12 +78,27 @@ def attributes(labels: Mapping[str, str | None] | None) -> dict[str, str | None]
             raise InvalidValue(f"'{key}' is not an attribute key: 1 to {MAX_KEY} printable characters")
         if value is not None and len(value.encode()) > MAX_VALUE:
             raise LimitExceeded(f"the value of attribute '{key}' is longer than {MAX_VALUE} bytes")
+        if value is not None and key.startswith(qos.PREFIX):
+            qos.value_of(key, value)
     return dict(labels or {})
+
+
+def acted_upon(key: str) -> bool:
+    """Say whether a worker acts upon the attribute: class and limits."""
+    return key == classes.KEY or key.startswith(qos.PREFIX)
+
+
+def conduct(labels: Mapping[str, str]) -> None:
+    """A known class, and limits that go together, among all attributes of a Fisk."""
+    classes.conduct_of(labels)
+    qos.Limits.from_attributes(labels)
 
 
 def set_attributes(labels: Mapping[str, str] | None) -> dict[str, str]:
     """The same for a new Fisk, where there is nothing to remove."""
-    return {key: value for key, value in attributes(labels).items() if value is not None}
+    given = {key: value for key, value in attributes(labels).items() if value is not None}
+    conduct(given)
+    return given
 
 
 def fisk_id(text: str | None) -> str:

@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 from fisk_core.errors import InvalidValue
+from fisk_core.model import Class
 
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _CHECKSUMS = ("none", "crc32")
 
 
 class FileOptions(NamedTuple):
-    """``path`` is absolute; ``checksum`` is only recorded here, the engine acts on it."""
+    """``path`` is absolute; ``checksum`` and ``classes`` are only recorded here, the engine acts on them."""
 
     path: str
     checksum: str
     prealloc: bool
+    classes: str
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Self:
@@ -27,11 +29,12 @@ class FileOptions(NamedTuple):
         checksum = given.get("checksum", "none")
         if checksum not in _CHECKSUMS:
             raise InvalidValue(f"checksum {checksum!r} is not one of {', '.join(_CHECKSUMS)}")
-        return cls(_path(given.get("path")), checksum, _boolean("prealloc", given.get("prealloc", True)))
+        prealloc = _boolean("prealloc", given.get("prealloc", True))
+        return cls(_path(given.get("path")), checksum, prealloc, _classes(given.get("classes", "")))
 
     def recorded(self) -> dict[str, Any]:
         """Give what the header keeps: all but the path, since a pool may be mounted elsewhere."""
-        return {"checksum": self.checksum, "prealloc": self.prealloc}
+        return {"checksum": self.checksum, "prealloc": self.prealloc, "classes": self.classes}
 
 
 def _path(value: object) -> str:
@@ -41,6 +44,15 @@ def _path(value: object) -> str:
     if not isinstance(path, str) or "\0" in path:
         raise InvalidValue(f"the path {path!r} is not text")
     return os.path.abspath(path)
+
+
+def _classes(value: object) -> str:
+    """Give a list like ``scratch,background`` in its one form."""
+    names = [name.strip() for name in str(value).split(",") if name.strip()]
+    for name in names:
+        if name not in list(Class):
+            raise InvalidValue(f"{name!r} is not a class (there are: {', '.join(Class)})")
+    return ",".join(dict.fromkeys(names))
 
 
 def _boolean(name: str, value: object) -> bool:

@@ -48,7 +48,9 @@ _FILES_AT_ONCE = 200  # temporary files open together
 
 
 class FilePool(Pool):
-    """Options: ``path`` (the directory), ``checksum`` (none, crc32), ``prealloc`` (true: where it pays)."""
+    """Options: ``path`` (the directory), ``checksum`` (none, crc32), ``prealloc`` (true: where it pays),
+    ``classes`` (of Fisks that go here unless another pool is named, like ``scratch,background``).
+    """
 
     driver: ClassVar[str] = "file"
 

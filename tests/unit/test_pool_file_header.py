@@ -45,7 +45,7 @@ def test_header_has_the_documented_fields(header: dict[str, Any]) -> None:
         "format": 1,
         "name": "test",
         "incompatible": [],
-        "options": {"checksum": "crc32", "prealloc": True},
+        "options": {"checksum": "crc32", "prealloc": True, "classes": ""},
     }
 
 
@@ -69,6 +69,7 @@ def test_recorded_options_hold_when_only_the_path_is_given(path: Path) -> None:
         "path": str(path),
         "checksum": "crc32",
         "prealloc": False,
+        "classes": "",
     }
     assert FilePool.open("test", {"path": path, "prealloc": True}).options["prealloc"] is True
 
@@ -83,6 +84,7 @@ def test_recorded_options_hold_when_only_the_path_is_given(path: Path) -> None:
         {"path": "/nul\0"},
         {"path": "POOL", "checksum": "md5"},
         {"path": "POOL", "prealloc": "maybe"},
+        {"path": "POOL", "classes": "scratch,gold"},
         {"path": "POOL", "compress": "zstd"},
     ],
 )
