@@ -171,6 +171,7 @@ class Acceptor:
                 self._depart()
 
         self._offer = handover.Offer(self.loop, fds.take_socket(), done)
+        self._offer.hurry()
         try:
             with Parcel() as parcel:
                 listeners = {

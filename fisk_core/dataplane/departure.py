@@ -7,7 +7,8 @@ In this order, and what it is good for:
 2. look at no further request, take no connection: both wait in the kernel;
 3. let what is under way finish; replies that the client does not take are handed over;
 4. flush: the successor finds everything in the log and the layer;
-5. send everything, and wait for the successor (see :mod:`~fisk_core.dataplane.handover`).
+5. send no further byte of a reply: what was not sent is the successor's;
+6. send it everything, and wait for the successor (see :mod:`~fisk_core.dataplane.handover`).
 
 Until the successor is in charge, every step can be taken back; nothing was given away but copies of
 descriptors.  After that this process ends without touching anything.
@@ -39,6 +40,7 @@ class Departure:
         self._server, self._control, self._done = server, control, done
         self._offer = Offer(server.loop, fds.take_socket(), self._ended)
         self._held: list[Lines] = []
+        self._frozen: list[Connection] = []
         self._over = False
         server.departure = self
         server.flusher.flush(self._flushed)
@@ -50,6 +52,7 @@ class Departure:
     def _flushed(self, error: Exception | None) -> None:
         if self._over or self._failed(error):
             return
+        self._offer.hurry()
         self._server.pause("handover")
         for listener in self._server.listeners.values():
             listener.hold()
@@ -77,6 +80,9 @@ class Departure:
     def _send(self, error: Exception | None) -> None:
         if self._over or self._failed(error):
             return
+        self._frozen = list(self._server.connections)
+        for conn in self._frozen:
+            conn.freeze()
         try:
             with Parcel() as parcel:
                 parcel.send(self._offer.sock, self._document(parcel))
@@ -88,6 +94,8 @@ class Departure:
     def _ended(self, error: errors.FiskError | None) -> None:
         self._over = True
         if error is not None:
+            for conn in self._frozen:
+                conn.thaw()
             for listener in self._server.listeners.values():
                 listener.go_on()
             for lines in self._held:

@@ -44,7 +44,11 @@ class Offer:
         self._loop, self.sock, self._done = loop, sock, done
         self._over = False
         loop.add(sock.fileno(), IN, self._on_event)
-        loop.later(PATIENCE, lambda: self.withdraw(errors.PoolError("the successor was not ready in time")))
+
+    def hurry(self) -> None:
+        """Wait for the successor no longer than clients are to wait."""
+        late = errors.PoolError("the successor was not ready in time")
+        self._loop.later(PATIENCE, lambda: self.withdraw(late))
 
     def _on_event(self, _: int) -> None:
         try:

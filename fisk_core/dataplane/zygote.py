@@ -17,8 +17,9 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from dataclasses import replace
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from fisk_core import errors
 from fisk_core.dataplane import lines, worker
@@ -155,17 +156,23 @@ def _fork(request: dict[str, Any], fds: list[int], sock: socket.socket) -> int:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
-        for target in (1, 2):
-            os.dup2(fds[0], target)
-        os.close(fds[0])
-        if request["work"] is None:
-            status = told(sys.stderr, lambda: worker.succeed(socket.socket(fileno=fds[1])))
-        else:
-            spec, options = worker.from_json(request["work"])
-            lock = fds[1] if len(fds) > 1 else None
-            status = worker.serve(spec, replace(options, lock=lock), sys.stderr)
+        os.dup2(fds[0], 1)
+        with os.fdopen(fds[0], "w") as report:  # the log goes where that of the zygote goes
+            status = _work(request["work"], fds[1:], report)
+    except BrokenPipeError:
+        pass  # whoever started it heard that it serves, and listens no more
+    except BaseException:
+        traceback.print_exc()  # nobody else would: the process ends here
     finally:
         os._exit(status)
+
+
+def _work(work: str | None, fds: list[int], report: TextIO) -> int:
+    """Be a worker; gives the exit status."""
+    if work is None:
+        return told(report, lambda: worker.succeed(socket.socket(fileno=fds[0])))
+    spec, options = worker.from_json(work)
+    return worker.serve(spec, replace(options, lock=fds[0] if fds else None), report)
 
 
 def _reap(sock: socket.socket) -> None:
