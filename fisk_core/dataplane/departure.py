@@ -106,11 +106,12 @@ class Departure:
 
     def _document(self, parcel: Parcel) -> dict[str, Any]:
         server, options = self._server, self._server.options
-        spec = replace(server.disk.spec, size=server.disk.size)
+        spec = replace(server.disk.spec, size=server.disk.size, attributes=dict(server.attributes))
         return {
             "spec": asdict(spec),
             "options": asdict(replace(options, lock=None)),
             "lock": None if options.lock is None else parcel.add_fd(options.lock),
+            "metrics": server.metrics.counted(),
             "paused": server.is_paused("control"),
             "listeners": {
                 kind: parcel.add_fd(listener.sock.fileno()) for kind, listener in server.listeners.items()
