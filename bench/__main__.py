@@ -16,11 +16,11 @@ from bench.figures import Figure
 from bench.plot import write_plot
 from bench.processes import BenchFailed
 from bench.report import cells, environment, write_report
-from bench.rows import ROWS, ceph, cold, hot, lineage, memory, verbs
+from bench.rows import ROWS, ceph, cold, control, hot, lineage, memory, verbs
 from fisk_core.errors import FiskError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-MODULES = (hot, memory, lineage, cold, verbs, ceph)  # imported for the rows they file
+MODULES = (hot, memory, lineage, cold, verbs, control, ceph)  # imported for the rows they file
 _WIDE = 180  # columns, where nobody looks at a terminal
 _STYLES = {"pass": "green", "MISS": "bold red", "skipped": "yellow", "report": "dim"}
 

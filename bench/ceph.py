@@ -7,13 +7,13 @@ has.  Needs Debian's ceph-mon, ceph-osd, ceph-common and python3-rbd; its row is
 
 import json
 import shutil
-import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.fio import Target
+from bench.peers import free_port
 from bench.processes import BenchFailed, call, end, wait_until
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "monmaptool", "rbd")
@@ -138,7 +138,7 @@ def cluster(scratch: Path) -> Iterator[Cluster]:
     folder = scratch / "ceph"
     folder.mkdir(parents=True)
     made = Cluster(folder)
-    fsid, port = str(uuid.uuid4()), _free_port()
+    fsid, port = str(uuid.uuid4()), free_port()
     made.conf.parent.mkdir()
     made.conf.write_text(_CONF.format(fsid=fsid, port=port, folder=folder, size=_BLOCK_SIZE))
     try:
@@ -151,8 +151,3 @@ def cluster(scratch: Path) -> Iterator[Cluster]:
             yield made
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

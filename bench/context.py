@@ -103,6 +103,10 @@ class Bench:
         """Serve our Fisk ``name``."""
         return peers.fisk(self.sockets, self.home, name, read_only=read_only)
 
+    def serve_tcp(self, home: Path, name: str) -> AbstractContextManager[peers.Server]:
+        """Serve the Fisk ``name`` of another home directory over TCP."""
+        return peers.fisk_tcp(self.sockets, home, name)
+
     @property
     def sockets(self) -> Path:
         """A directory whose name is short enough for unix sockets."""

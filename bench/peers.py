@@ -69,6 +69,22 @@ def fisk(scratch: Path, home: Path, name: str, *, read_only: bool = False) -> It
 
 
 @contextmanager
+def fisk_tcp(scratch: Path, home: Path, name: str) -> Iterator[Server]:
+    """The same over TCP on loopback too, which is what ``uri`` names."""
+    address, port = _new_socket(scratch), free_port()
+    program = Path(sys.executable).with_name("fisk")
+    command = [str(program), "serve", name, "--socket", str(address), "--listen", f"127.0.0.1:{port}"]
+    with _child(command, address, {"FISK_HOME": str(home)}) as pid:
+        yield Server(f"nbd://127.0.0.1:{port}/{name}", address, pid)
+
+
+def free_port() -> int:
+    """Give a TCP port of loopback nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
 def _child(command: list[str], address: Path, extra: Mapping[str, str] | None = None) -> Iterator[int]:
     log = address.with_suffix(".log")
     with log.open("wb") as output:
