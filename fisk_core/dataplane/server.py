@@ -199,7 +199,8 @@ class Server:
         scheme = "nbds" if self.tls else "nbd"
         if "unix" in self.listeners and self.options.unix:
             uris.append(f"{scheme}+unix:///{name}?socket={quote(self.options.unix)}")
-        if tcp := self.listeners.get("tcp"):
+        tcp = self.listeners.get("tcp")
+        if tcp and tcp.sock.fileno() >= 0:
             host, port = tcp.sock.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             uris.append(f"{scheme}://{shown}:{port}/{name}")

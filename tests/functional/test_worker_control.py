@@ -15,6 +15,7 @@ import fisk_core
 from fisk_core.dataplane import control
 from fisk_core.dataplane import protocol as p
 from fisk_core.dataplane.disk import Disk
+from fisk_core.dataplane.server import ServeOptions
 from fisk_core.errors import FiskError, InUse, InvalidValue
 from tests.disks import USUAL, frozen, make_pool, make_spec
 from tests.servers import Raw, Served, info_request
@@ -204,6 +205,18 @@ def test_draining_waits_no_longer_than_asked_for_a_client_that_goes_on(served):
         raw.sock.sendall(p.REQUEST.pack(p.REQUEST_MAGIC, 0, p.CMD_WRITE, 1, 0, 4096) + b"half")
         served.control("drain", seconds=0.05)
         assert raw.at_end()
+
+
+def test_a_worker_that_is_drained_can_be_asked(tmp_path):
+    spec = make_spec(make_pool(tmp_path / "pool"), SIZE, USUAL)
+    with Served(spec, tmp_path, ServeOptions(listen=("127.0.0.1", 0))) as served, served.raw() as raw:
+        raw.sock.sendall(p.REQUEST.pack(p.REQUEST_MAGIC, 0, p.CMD_WRITE, 1, 0, 4096) + b"half")
+        drain = threading.Thread(target=served.control, args=("drain",), kwargs={"seconds": 20})
+        drain.start()
+        while not served.control("status")["refusing"]:
+            time.sleep(0.01)
+        raw.close()
+        drain.join()
 
 
 def test_nobody_comes_in_while_draining(served):

@@ -300,6 +300,20 @@ def test_a_paused_worker_is_handed_over_paused(served):
         assert raw.get(0, 4) == b"wait"
 
 
+def test_clients_that_wait_for_their_turn(served):
+    """Requests held back by a limit move with their connections."""
+    with served.raw() as raw:
+        served.control("attributes", attributes={"qos.total_iops": "40", "qos.total_iops_burst": "1"})
+        cookies = [raw.send(p.CMD_WRITE, n * 4096, 4096, payload=b"t" * 4096) for n in range(20)]
+        for _ in range(3):
+            served.hand_over()
+        assert served.control("status")["attributes"]["qos.total_iops"] == "40"
+        answered = [raw.reply() for _ in cookies]
+        assert [(reply.cookie, reply.error) for reply in answered] == [(cookie, 0) for cookie in cookies]
+        served.control("attributes", attributes={})
+        assert raw.get(0, 20 * 4096) == b"t" * 20 * 4096
+
+
 def test_supervisors_are_kept_too(served):
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(served.control_path)
