@@ -266,12 +266,14 @@ def unpublished(conn: Connection) -> list[Record]:
     return records(conn, fisks.c.published != fisks.c.revision, fisks.c.state != State.BUILDING.value)
 
 
-def mark_published(conn: Connection, revisions: Mapping[str, int]) -> set[str]:
-    """Note which revision of each Fisk is in the pool now; gives the ids that are gone meanwhile."""
-    statement = update(fisks).where(fisks.c.id == bindparam("fisk")).values(published=bindparam("done"))
-    conn.execute(statement, [{"fisk": key, "done": value} for key, value in revisions.items()])
-    ids, left = list(revisions), set[str]()
-    for start in range(0, len(ids), CHUNK):
-        query = select(fisks.c.id).where(fisks.c.id.in_(ids[start : start + CHUNK]))
-        left.update(conn.execute(query).scalars())
-    return set(ids) - left
+def mark_published(conn: Connection, written: Sequence[Record]) -> set[str]:
+    """Note that these revisions are in their pools now; gives the ids of those gone or moved meanwhile."""
+    here = (fisks.c.id == bindparam("fisk"), fisks.c.pool_id == bindparam("where"))
+    rows = [{"fisk": each.id, "where": each.pool_id, "done": each.revision} for each in written]
+    conn.execute(update(fisks).where(*here).values(published=bindparam("done")), rows)
+    left = set[tuple[str, int]]()
+    for start in range(0, len(written), CHUNK):
+        ids = [each.id for each in written[start : start + CHUNK]]
+        query = select(fisks.c.id, fisks.c.pool_id).where(fisks.c.id.in_(ids))
+        left.update((fisk_id, pool_id) for fisk_id, pool_id in conn.execute(query))
+    return {each.id for each in written if (each.id, each.pool_id) not in left}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives a served Fisk other content: revert, and shrink.
+"""Gives a served Fisk another map: revert, shrink, and the last step of moving it to another pool.
 
 Unlike a snapshot, the new period does not see (all of) the old one, so it matters which of the two a client
 wrote to.  Order:
@@ -24,6 +24,7 @@ from sqlalchemy import Connection
 from fisk_core.blockmap import create_log
 from fisk_core.blockmap.log import read as read_log
 from fisk_core.catalog import Record, fisks, maps
+from fisk_core.catalog.maps import MapRow
 from fisk_core.engine import access
 from fisk_core.engine.context import Context
 from fisk_core.errors import FiskError
@@ -52,7 +53,7 @@ def replace_served(
     except FiskError:
         decide(context, context.find(record.id))
         raise
-    _forward(context, record, row["id"], row["base"], row["base_size"])
+    forward(context, record, row["id"], row["base"], row["base_size"])
 
 
 def _as_next(record: Record, map_id: str, base: str | None, base_size: int) -> Record:
@@ -65,8 +66,8 @@ def decide(context: Context, record: Record) -> None:
     assert record.next_map is not None
     with context.catalog.read() as conn:
         following = maps.find(conn, record.next_map)
-    if _has_switched(context, record, following.id):
-        _forward(context, record, following.id, following.base, following.base_size)
+    if _has_switched(context, record, following):
+        forward(context, record, following.id, following.base, following.base_size)
         return
     with context.catalog.change() as conn:
         fisks.update_fisk(conn, record.id, next_map=None)
@@ -74,23 +75,33 @@ def decide(context: Context, record: Record) -> None:
     sweep.remove(context, garbage)
 
 
-def _has_switched(context: Context, record: Record, following: str) -> bool:
+def _has_switched(context: Context, record: Record, following: MapRow) -> bool:
     lock = access.seize(context, record, shared=True)
     if lock is None:
-        return bool(access.worker_status(context, record)["map_id"] == following)
-    with lock, context.open_pool(record.pool).open_device(Kind.LOG, following, writable=False) as log:
-        return read_log(log, following).sequence > 0
+        return bool(access.worker_status(context, record)["map_id"] == following.id)
+    pool = context.open_pool(following.pool)
+    with lock, pool.open_device(Kind.LOG, following.id, writable=False) as log:
+        return read_log(log, following.id).sequence > 0
 
 
-def _forward(context: Context, record: Record, map_id: str, base: str | None, size: int) -> None:
+def forward(context: Context, record: Record, map_id: str, base: str | None, size: int) -> None:
+    """The Fisk continues in ``map_id``, which its worker writes (transaction B)."""
     with context.catalog.change() as conn:
+        now = maps.find(conn, map_id)
+        moved = now.pool_id != record.pool_id
         fisks.update_fisk(conn, record.id, map_id=map_id, next_map=None, size=size)
         if base == record.map_id:
             # Shrunk: what lay behind the new end is seen by nobody any more.
             maps.mark_sealed(conn, record.map_id, size)
             maps.mark_suspect(conn, record.map_id)
-        kind = "fisk.resized" if base == record.map_id else "fisk.reverted"
-        events.emit(conn, kind, record.id, size=size)
+        if moved:
+            fisks.update_fisk(conn, record.id, pool_id=now.pool_id, published=0)
+            events.emit(conn, "fisk.moved", record.id, pool=now.pool)
+        else:
+            kind = "fisk.resized" if base == record.map_id else "fisk.reverted"
+            events.emit(conn, kind, record.id, size=size)
         garbage = maps.drop_unneeded(conn, [record.map_id])
+    if moved:
+        garbage.fisks.append((record.pool, record.id))
     sweep.remove(context, garbage)
     context.settler.notify()

@@ -70,6 +70,16 @@ def _prepare_scrub(engine: "Engine", directories: Sequence[Path], arguments: Arg
     arguments["ids"] = [engine.get(ref).id for ref in arguments.get("refs", [])]
 
 
+def _prepare_move(engine: "Engine", directories: Sequence[Path], arguments: Arguments) -> None:
+    arguments["fisk_id"] = engine.get(arguments["ref"]).id
+    engine.pool(arguments["pool"])
+
+
+def _move(task: Task) -> Any:
+    moved = task.engine.move(task.arguments["fisk_id"], task.arguments["pool"], progress=task.progress)
+    return {"fisk": moved.id, "pool": moved.pool}
+
+
 def _scrub(task: Task) -> Any:
     return asdict(task.engine.scrub(*task.arguments["ids"], progress=task.progress))
 
@@ -115,6 +125,7 @@ KINDS: Mapping[str, Kind] = {
     "scrub": Kind({"refs": list}, (), _prepare_scrub, _scrub),
     "check": Kind({"repair": bool}, (), _nothing, _check),
     "collect": Kind({"dry_run": bool}, (), _nothing, _collect),
+    "move": Kind({"ref": str, "pool": str}, ("ref", "pool"), _prepare_move, _move),
     "rescan": Kind(
         {"pool": str, "driver": str, "options": dict, "force": bool}, ("pool",), _nothing, _rescan
     ),

@@ -86,7 +86,7 @@ def _name_blob(conn: Connection, row: MapRow, named: set[str]) -> Garbage:
 
 def publish(context: "Context", stale: Sequence[Record]) -> None:
     """Write the headers of Fisks into their pools, durably, and note which revision is there."""
-    written: dict[str, int] = {}
+    written: list[Record] = []
     for pool in sorted({record.pool for record in stale}):
         records = [record for record in stale if record.pool == pool]
         try:
@@ -94,7 +94,7 @@ def publish(context: "Context", stale: Sequence[Record]) -> None:
         except FiskError as exc:
             LOG.warning("the headers of %d Fisks could not be written: %s", len(records), exc)
         else:
-            written.update((record.id, record.revision) for record in records)
+            written += records
     if not written:
         return
     with context.catalog.change() as conn:

@@ -225,11 +225,15 @@ def test_attributes_and_leases_go_with_their_fisk(catalog, pool_id):
 def test_a_header_written_meanwhile_stays_stale(catalog, pool_id):
     with catalog.change() as conn:
         fisk_id = new_fisk(conn, pool_id, new_map(conn, pool_id))
-        gone = str(uuid.uuid4())
+        first = fisks.find(conn, fisk_id)
+        gone, elsewhere = first._replace(id=str(uuid.uuid4())), first._replace(pool_id=pool_id + 1)
         fisks.update_fisk(conn, fisk_id, role="image")
-        assert fisks.mark_published(conn, {fisk_id: 1, gone: 1}) == {gone}
+        assert fisks.mark_published(conn, [first, gone]) == {gone.id}
         assert [each.revision for each in fisks.unpublished(conn)] == [2]
-        fisks.mark_published(conn, {fisk_id: 2})
+        second = fisks.find(conn, fisk_id)
+        assert fisks.mark_published(conn, [elsewhere._replace(revision=2)]) == {fisk_id}
+        assert [each.published for each in fisks.unpublished(conn)] == [1]
+        fisks.mark_published(conn, [second])
         assert fisks.unpublished(conn) == []
 
 
