@@ -380,6 +380,8 @@ class Server:
 
     def resize(self, size: int) -> None:
         """Offer a larger size to connections made from now on, and accept requests up to it at once."""
+        if self.disk.fenced:
+            self.disk.writable()
         self.disk.resize(size)
         self.transmission.disk_changed()
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 
 from fisk_core import locks
-from fisk_core.dataplane import fence
+from fisk_core.dataplane import fence, lines
 from fisk_core.dataplane import protocol as p
 from fisk_core.dataplane.launch import start_worker
 from fisk_core.dataplane.server import ServeOptions
 from fisk_core.dataplane.spec import FenceOptions
-from fisk_core.errors import Fenced, InvalidValue
+from fisk_core.errors import Fenced, InvalidValue, ReadOnly
 from tests.disks import USUAL, make_pool, make_spec
 from tests.servers import Served
 
@@ -149,6 +149,10 @@ def test_a_fenced_worker_takes_no_orders(served):
     for spec in (served.spec, replace(served.spec, map_id="0" * 32)):
         with pytest.raises(Fenced):
             served.control("switch", spec=asdict(spec))
+    with pytest.raises(Fenced):
+        served.control("resize", size=2 * SIZE)
+    with pytest.raises(ReadOnly, match="another host"):
+        lines.call(served.control_path, {"op": "handover"}, give=[os.open(os.devnull, os.O_RDONLY)])
     with served.raw() as raw:
         assert raw.write(0, b"x" * 4096) == p.ESHUTDOWN
 
