@@ -60,10 +60,12 @@ class Link:
             if client is not None:
                 client.close()
 
-    def read(self, offset: int, length: int) -> bytes | bytearray:
-        """Give ``length`` bytes from ``offset``, fewer at the end."""
-        length = max(0, min(length, self.size - offset))
-        return self._do(lambda client: client.read(offset, length)) if length else b""
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill ``buffer`` from ``offset``; gives the bytes read, fewer only at the end."""
+        length = max(0, min(len(buffer), self.size - offset))
+        if length:
+            self._do(lambda client: client.read_into(offset, buffer[:length]))
+        return length
 
     def write(self, offset: int, data: bytes) -> None:
         self._change(len(data), lambda client: client.write(offset, data))
