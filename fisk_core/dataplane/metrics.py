@@ -32,22 +32,17 @@ LOOK_SECONDS = 1.0
 """how long a look at map and page cache holds good"""
 _POINTER, _OWNER = 8, 2  # bytes for a page, and for a block of a page with several owners
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_COUNTERS = (
-    *("reads", "writes", "flushes", "trims", "zeroes", "read_bytes", "write_bytes"),
-    *("errors", "cold_reads", "throttled", "syncs"),
-)
-_KINDS = {
-    nbd.CMD_READ: "reads",
-    nbd.CMD_WRITE: "writes",
-    nbd.CMD_FLUSH: "flushes",
+_STORED = ("trims", "zeroes", "read_bytes", "write_bytes", "errors", "cold_reads", "throttled", "syncs")
+_COUNTED = {
+    nbd.CMD_READ: "read_bytes",
+    nbd.CMD_WRITE: "write_bytes",
     nbd.CMD_TRIM: "trims",
     nbd.CMD_WRITE_ZEROES: "zeroes",
 }
-_BYTES = {nbd.CMD_READ: "read_bytes", nbd.CMD_WRITE: "write_bytes"}
 
 
 class Histogram:
-    """Latencies by class, and their sum in seconds."""
+    """Requests by their latency, and the sum of these in seconds."""
 
     __slots__ = ("counts", "sum")
 
@@ -55,16 +50,16 @@ class Histogram:
         self.counts = [0] * (len(BOUNDS) + 1)
         self.sum = 0.0
 
-    def add(self, seconds: float, count: int = 1) -> None:
-        self.counts[bisect_left(BOUNDS, seconds)] += count
-        self.sum += seconds * count
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.sum += seconds
 
 
 class Metrics:
     """The counters of one server, from its start; they go on where a successor takes over."""
 
     def __init__(self) -> None:
-        self.reads = self.writes = self.flushes = self.trims = self.zeroes = 0
+        self.trims = self.zeroes = 0
         self.read_bytes = self.write_bytes = 0
         self.errors = self.cold_reads = 0
         self.throttled = 0.0
@@ -78,30 +73,44 @@ class Metrics:
             nbd.CMD_FLUSH: self._flush,
         }
 
-    def batch(self, seconds: float, reads: int, read_bytes: int, writes: int, write_bytes: int) -> None:
-        """Count what was answered together."""
+    def batch(self, received: float, count: int, read_bytes: int, writes: int, write_bytes: int) -> None:
+        """Count requests that were received at one time and have just been answered together.
+
+        What is not among the ``writes`` of them were reads.
+        """
+        if not count:
+            return
+        seconds = monotonic() - received
         place = bisect_left(BOUNDS, seconds)
-        if reads:
-            self.reads += reads
-            self.read_bytes += read_bytes
-            self._read.counts[place] += reads
-            self._read.sum += seconds * reads
         if writes:
-            self.writes += writes
-            self.write_bytes += write_bytes
             self._write.counts[place] += writes
             self._write.sum += seconds * writes
+            self.write_bytes += write_bytes
+            count -= writes
+        if count:
+            histogram = self._read
+            histogram.counts[place] += count
+            histogram.sum += seconds * count
+            self.read_bytes += read_bytes
 
     def one(self, kind: int, length: int, seconds: float) -> None:
         """Count one request that was answered without an error."""
-        name = _KINDS.get(kind)
-        if name is None:
-            return
-        setattr(self, name, getattr(self, name) + 1)
-        if volume := _BYTES.get(kind):
-            setattr(self, volume, getattr(self, volume) + length)
         if histogram := self._by_kind.get(kind):
             histogram.add(seconds)
+        if name := _COUNTED.get(kind):
+            setattr(self, name, getattr(self, name) + (length if kind in self._by_kind else 1))
+
+    @property
+    def reads(self) -> int:
+        return sum(self._read.counts)
+
+    @property
+    def writes(self) -> int:
+        return sum(self._write.counts)
+
+    @property
+    def flushes(self) -> int:
+        return sum(self._flush.counts)
 
     def counted(self) -> dict[str, Any]:
         """Give everything counted; :meth:`go_on_from` reads it."""
@@ -109,11 +118,12 @@ class Metrics:
         latency: dict[str, Any] = {"bounds": list(BOUNDS)}
         latency |= {name: list(histogram.counts) for name, histogram in named.items()}
         latency |= {f"{name}_sum": histogram.sum for name, histogram in named.items()}
-        return {**{name: getattr(self, name) for name in _COUNTERS}, "latency": latency}
+        counts = {name: getattr(self, name) for name in ("reads", "writes", "flushes", *_STORED)}
+        return {**counts, "latency": latency}
 
     def go_on_from(self, counted: dict[str, Any]) -> None:
         """Take over what a predecessor counted, perhaps one of another version: what fits is taken."""
-        for name in _COUNTERS:
+        for name in _STORED:
             setattr(self, name, counted.get(name, getattr(self, name)))
         latency = counted.get("latency", {})
         if latency.get("bounds") != list(BOUNDS):

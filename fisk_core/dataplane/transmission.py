@@ -151,8 +151,8 @@ class Transmission:
         inbox, view = conn.inbox, conn.view
         have = conn.have if self.throttle is None else self.throttle.admit(conn)
         out, answers, used, count, position = self._out, self._view, 0, 0, 0
-        writes, write_bytes = 0, 0
         head, done_size, put_data, put_done = STRUCTURED if conn.structured else SIMPLE
+        counted, writes, write_bytes, gap = self.metrics.batch, 0, 0, head - done_size
         unpack, read = REQUEST.unpack_from, self.fast.read
         write = _refused if conn.read_only else self.fast.write
         missed: list[SmallRead] = []
@@ -165,7 +165,8 @@ class Transmission:
                 raise errors.ProtocolError("a request without its magic number")
             body, start = position + _REQUEST, used + head
             if count >= _BATCH or start + SMALL > _OUT:
-                self._deliver(conn, used, count, writes, write_bytes)
+                conn.send(answers[:used])
+                counted(received, count, used - count * head + writes * gap, writes, write_bytes)
                 used, count, start, writes, write_bytes = 0, 0, head, 0, 0
                 if conn.full:
                     break
@@ -193,26 +194,20 @@ class Transmission:
                 continue
             except (OSError, errors.FiskError):
                 pass  # the general path tells what it was
-            self._deliver(conn, used, count, writes, write_bytes)
+            conn.send(answers[:used])
+            counted(received, count, used - count * head + writes * gap, writes, write_bytes)
             used, count, writes, write_bytes = 0, 0, 0, 0
             missed = self.server.cold.add_small(conn, missed)
             position = self._general(conn, (flags, kind, cookie, offset, length), body)
             if conn.closed or conn.full:
                 break
-        self._deliver(conn, used, count, writes, write_bytes)
+        conn.send(answers[:used])
+        counted(received, count, used - count * head + writes * gap, writes, write_bytes)
         conn.consume(position)
         self.server.cold.add_small(conn, missed)
         conn.received = received if conn.have and conn.full else 0.0  # what is left came no later
         if self.throttle is not None:
             self.throttle.settle(conn, position)
-
-    def _deliver(self, conn: Connection, used: int, count: int, writes: int, write_bytes: int) -> None:
-        """Send the answers that lie ready, and count them."""
-        conn.send(self._view[:used])
-        if count:
-            seconds, reads = monotonic() - conn.received, count - writes
-            head, done_size, _, _ = STRUCTURED if conn.structured else SIMPLE
-            self.metrics.batch(seconds, reads, used - reads * head - writes * done_size, writes, write_bytes)
 
     def _general(self, conn: Connection, fields: tuple[int, int, int, int, int], body: int) -> int:
         """Handle one request outside the fast path; gives where it ends in the inbox."""
@@ -448,7 +443,7 @@ class Transmission:
                 put_data(self._out, used, cookie, offset, length)
                 used, count, total = start + length, count + 1, total + length
         conn.send(view[:used])
-        self.metrics.batch(monotonic() - received, count, total, 0, 0)
+        self.metrics.batch(received, count, total, 0, 0)
         return rest
 
 
