@@ -34,11 +34,14 @@ class Succession:
         """Open it; raises what opening the disk raises."""
         self._delivery, document = delivery, delivery.document
         self._document = document
-        spec, options = DiskSpec(**document["spec"]), ServeOptions.from_fields(document["options"])
+        try:
+            spec, options = DiskSpec(**document["spec"]), ServeOptions.from_fields(document["options"])
+            starts = [(fields, unpack(fields["start"], delivery)) for fields in document["connections"]]
+        except (KeyError, TypeError, ValueError) as exc:
+            raise errors.Unsupported(f"a hand-over that this version does not understand: {exc!r}") from exc
         if document["lock"] is not None:
             options = replace(options, lock=delivery.take(document["lock"]))
         self.server = Server(loop, spec, options, untouched=True)
-        starts = [(fields, unpack(fields["start"], delivery)) for fields in document["connections"]]
         self._connections = [(fields, start) for fields, start in starts if self._can_compare(start)]
 
     @classmethod
@@ -106,5 +109,6 @@ def _stream(conn: Connection, fields: dict[str, Any] | None) -> Stream | None:
     if fields is None:
         return None
     error = fields["error"] and errors.by_name(fields["error"][0])(fields["error"][1])
-    request = Request(conn, *fields["request"], received=time.monotonic())
+    request = Request(conn, *fields["request"])
+    request.received = time.monotonic()
     return Stream(request, fields["offset"], fields["left"], error)
