@@ -76,17 +76,16 @@ class Acceptor:
         self._relays: set[Relay] = set()
         self._lines: set[Lines] = set()
         self._listeners: dict[str, Listener] = {}
+        self.address = ("", 0)
         self._offer: handover.Offer | None = None
         self._departed = False
 
     def listen(self, kind: str, sock: socket.socket) -> None:
         """Take clients (``tcp``) or requests (``control``) from a listening socket."""
         self._listeners[kind] = Listener(self.loop, sock, self._accept if kind == "tcp" else self._ask)
-
-    @property
-    def address(self) -> tuple[str, int]:
-        host, port = self._listeners["tcp"].sock.getsockname()[:2]
-        return str(host), int(port)
+        if kind == "tcp":
+            host, port = sock.getsockname()[:2]
+            self.address = (str(host), int(port))
 
     # Clients
 

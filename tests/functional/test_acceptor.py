@@ -3,7 +3,6 @@
 
 import os
 import resource
-import select
 import signal
 import socket
 import subprocess
@@ -15,78 +14,17 @@ import pytest
 from fisk_core.dataplane import acceptor, lines, routes
 from fisk_core.dataplane import protocol as p
 from fisk_core.dataplane.client import NbdClient
-from fisk_core.dataplane.client_tls import Tls
 from fisk_core.dataplane.negotiation import MAX_OPTION
 from fisk_core.dataplane.reception import MAX_OPTIONS
-from fisk_core.dataplane.spec import TlsOptions
 from fisk_core.dataplane.zygote import Zygote
 from fisk_core.errors import FiskError, InUse, InvalidValue, NotFound
+from tests.acceptors import FLAGS, TOKEN, Accepted, wait_for
 from tests.disks import USUAL, make_pool, make_spec
-from tests.nbd_servers import make_certificates, need
-from tests.servers import Forked, Raw, info_request, queries
+from tests.nbd_servers import need
+from tests.servers import Forked, info_request, queries
 
 SIZE = 64 << 20
 MIB = 1 << 20
-TOKEN = "V3ry-secret_token-of-forty-three-characters"
-FLAGS = p.FLAG_FIXED_NEWSTYLE | p.FLAG_NO_ZEROES
-
-
-class Accepted:
-    """An acceptor process, and where it listens."""
-
-    def __init__(self, folder, tls=None):
-        self.exports, self.control_path = folder / "exports", str(folder / "acceptor.ctl")
-        self.exports.mkdir(exist_ok=True)
-        self.tls = tls
-        self.old = []
-        self.start()
-
-    def start(self, succeed=False, port=0):
-        options = acceptor.AcceptorOptions(
-            ("127.0.0.1", port), str(self.exports), self.control_path, self.tls, succeed
-        )
-        self.process, (self.host, self.port) = acceptor.start(options)
-
-    def succeed(self):
-        self.old.append(self.process)
-        self.start(succeed=True)
-
-    def control(self, op):
-        return lines.call(self.control_path, {"op": op})
-
-    def admit(self, served, token=TOKEN, read_only=False):
-        routes.publish(self.exports, token, routes.Route(served.control_path, read_only))
-
-    def raw(self, **options):
-        return NetRaw((self.host, self.port), **options)
-
-    def uri(self, token=TOKEN, scheme="nbd", host="127.0.0.1"):
-        return f"{scheme}://{host}:{self.port}/{token}"
-
-    def files(self):
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
-
-    def close(self):
-        for process in (self.process, *self.old):
-            process.terminate()
-            assert process.wait(20) == 0
-
-
-class NetRaw(Raw):
-    """The client of odd requests, over TCP."""
-
-    def __init__(self, address, *, structured=False, contexts=(), name=None, greet=True):
-        self.sock = socket.create_connection(address, 20)
-        self.cookie, self.lengths = 0, {}
-        try:
-            self.hello = p.HELLO.unpack(self.read(p.HELLO.size))
-            if greet:
-                self._greet(structured, (), False, FLAGS)
-            if name is not None:
-                assert self.go(name)[-1][0] == p.REP_ACK
-        except BaseException:
-            self.sock.close()
-            raise
 
 
 @pytest.fixture(scope="module")
@@ -108,14 +46,6 @@ def accepted(served, tmp_path_factory):
     accepted.admit(served)
     yield accepted
     accepted.close()
-
-
-def wait_for(condition):
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came to be")
 
 
 # Who gets in
@@ -481,109 +411,3 @@ def test_clients_outlive_the_acceptor(served, tmp_path):
         with accepted.raw(name=TOKEN) as another:
             assert another.works()
     accepted.close()
-
-
-# TLS
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pki")
-    make_certificates(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def secured(served, certificates, tmp_path_factory):
-    accepted = Accepted(tmp_path_factory.mktemp("s"), TlsOptions(directory=str(certificates), verify=True))
-    accepted.admit(served)
-    yield accepted
-    accepted.close()
-
-
-def test_nothing_is_said_in_the_clear(secured):
-    with secured.raw() as raw:
-        for option in (p.OPT_GO, p.OPT_INFO, p.OPT_LIST, p.OPT_SET_META_CONTEXT):
-            assert raw.option(option, info_request(TOKEN))[-1][0] == p.REP_ERR_TLS_REQD
-        raw.put_option(p.OPT_EXPORT_NAME, TOKEN.encode())
-        assert raw.at_end()
-
-
-def test_tls_is_relayed(secured, certificates):
-    data, before = os.urandom(8 * MIB), secured.files()
-    uri = secured.uri(scheme="nbds", host="localhost")
-    with NbdClient.connect(uri, tls=Tls.from_directory(certificates)) as client:
-        client.write(5, data)
-        client.flush()
-        assert client.read(5, len(data)) == data
-        client.write_many((at * 4096, data[:4096]) for at in range(2000))
-        assert all(
-            found == data[:4096] for _, found in client.read_many((at * 4096, 4096) for at in range(2000))
-        )
-        assert secured.control("status")["relays"] == 1
-    wait_for(lambda: secured.control("status")["relays"] == 0)
-    wait_for(lambda: secured.files() <= before)
-
-
-def test_other_clients_under_tls(secured, certificates, tmp_path):
-    need("nbdinfo", "nbdcopy")
-    (tmp_path / "image").write_bytes(os.urandom(4 * MIB))
-    uri = secured.uri(scheme="nbds", host="localhost") + f"?tls-certificates={certificates}"
-    for command in (
-        ["nbdinfo", "--size", uri],
-        ["nbdcopy", "--connections=3", str(tmp_path / "image"), uri],
-    ):
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
-
-
-def test_garbage_under_tls(secured):
-    with secured.raw() as raw:
-        assert raw.option(p.OPT_STARTTLS) == [(p.REP_ACK, b"")]
-        raw.sock.sendall(b"no hello at all" * 10)
-        with pytest.raises((EOFError, ConnectionError)):
-            raw.read(10_000)
-    with secured.raw() as raw:
-        head = p.OPTION.pack(p.OPTION_MAGIC, p.OPT_STARTTLS, 0)
-        raw.sock.sendall(head + p.OPTION.pack(p.OPTION_MAGIC, p.OPT_STRUCTURED_REPLY, 0))
-        with pytest.raises((EOFError, ConnectionError)):
-            raw.read(10_000)
-
-
-def test_clients_under_tls_survive_a_new_worker(secured, certificates, zygote, tmp_path):
-    """The worker's end of the relay is handed over like any client."""
-    with Forked(make_spec(make_pool(tmp_path / "pool"), SIZE, USUAL), tmp_path, zygote) as other:
-        secured.admit(other, "upgraded")
-        uri = secured.uri("upgraded", scheme="nbds", host="localhost")
-        with NbdClient.connect(uri, tls=Tls.from_directory(certificates)) as client:
-            for number in range(3):
-                client.write(number * 4096, b"u" * 4096)
-                old = other._pid
-                other._pid, _ = zygote.succeed(other.control_path)
-                assert zygote.wait(old) == 0
-            assert client.read(0, 3 * 4096) == b"u" * 3 * 4096
-
-
-def test_relays_stay_with_the_acceptor_that_has_them(served, certificates, tmp_path):
-    secured = Accepted(tmp_path, TlsOptions(directory=str(certificates)))
-    secured.admit(served)
-    uri = secured.uri(scheme="nbds", host="localhost")
-    with NbdClient.connect(uri, tls=Tls.from_directory(certificates)) as client:
-        secured.succeed()
-        client.write(0, b"still there")
-        assert client.read(0, 11) == b"still there"
-        with NbdClient.connect(uri, tls=Tls.from_directory(certificates)) as another:
-            assert another.read(0, 11) == b"still there"
-    assert secured.old[0].wait(20) == 0
-    secured.close()
-
-
-def test_a_client_under_tls_that_takes_nothing(secured, certificates, served):
-    """It makes the worker wait for it, and nobody else."""
-    uri = secured.uri(scheme="nbds", host="localhost")
-    with NbdClient.connect(uri, tls=Tls.from_directory(certificates), depth=64) as client:
-        reads = client.read_many((at * MIB, MIB) for at in range(60))
-        next(reads)
-        with served.raw() as other:
-            assert other.works()
-        assert not select.select([], [], [], 0.05)[0]
-        assert sum(len(data) for _, data in reads) == 59 * MIB

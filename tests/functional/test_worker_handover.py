@@ -19,6 +19,7 @@ from fisk_core.dataplane import protocol as p
 from fisk_core.dataplane.disk import Disk
 from fisk_core.dataplane.handover import take_charge
 from fisk_core.dataplane.parcel import Delivery
+from fisk_core.dataplane.server import MAX_CONNECTIONS
 from fisk_core.dataplane.zygote import Zygote
 from fisk_core.errors import Cancelled, FiskError, InvalidValue, PoolError
 from fisk_core.pools import open_pool
@@ -86,7 +87,7 @@ class Attempt(threading.Thread):
         for pid in {old, self.pid} - {0, *left}:
             self._zygote.wait(pid)
         if len(left) == 2:  # the old one is on its way out
-            assert self._zygote.wait(old) in (0, -signal.SIGKILL)
+            assert self._zygote.wait(old) == 0
             return self.pid
         return left[0] if left else 0
 
@@ -325,6 +326,34 @@ def test_supervisors_are_kept_too(served):
             assert answers.readline() == b'{"ok": true}\n'
 
 
+def test_a_socket_on_its_way_comes_along(served):
+    """Its descriptor arrived, the rest of the request has not."""
+    ours, theirs = socket.socketpair()
+    with socket.socket(socket.AF_UNIX) as sock, ours:
+        sock.connect(served.control_path)
+        with theirs:
+            socket.send_fds(sock, [b'{"op": "connection", '], [theirs.fileno()])
+        for _ in range(2):
+            served.hand_over()
+        sock.sendall(b'"name": "x"}\n')
+        with sock.makefile("rb") as answers:
+            assert answers.readline() == b'{"ok": true}\n'
+        ours.settimeout(10)
+        assert len(ours.recv(100)) == p.HELLO.size
+
+
+def test_as_many_clients_as_there_may_be(served):
+    clients = [served.raw() for _ in range(MAX_CONNECTIONS)]
+    try:
+        for _ in range(2):
+            served.hand_over()
+        assert served.control("status")["connections"] == MAX_CONNECTIONS
+        assert all(raw.works() for raw in clients)
+    finally:
+        for raw in clients:
+            raw.close()
+
+
 def test_control_requests_never_fail_while_workers_change(served):
     stop, failures = threading.Event(), []
 
@@ -463,6 +492,8 @@ def test_killed_at_any_moment(served, zygote, victim):
             if target:  # it may have come and gone already
                 with suppress(ProcessLookupError):
                     os.kill(target, signal.SIGKILL)
+                while not ended(target):
+                    time.sleep(0.001)
             served._pid = attempt.finish(old)
             survived += bool(served._pid)
             if not served.pid:
