@@ -155,6 +155,9 @@ def ask(
     except errors.FiskError:
         sock.close()
         raise
+    except (BrokenPipeError, ConnectionResetError) as exc:
+        sock.close()
+        raise errors.NotFound(f"the worker at {path} ended before it took a request") from exc
     except OSError as exc:
         sock.close()
         raise errors.PoolError(f"the worker at {path} took no request: {exc}") from exc

@@ -27,7 +27,7 @@ from fisk_core.blockmap import Geometry, LogHeader, create_log
 from fisk_core.catalog import Record, leases, maps
 from fisk_core.dataplane.spec import DiskSpec
 from fisk_core.engine.context import Context
-from fisk_core.errors import InUse, NotFound
+from fisk_core.errors import InUse, NotFound, PoolError
 
 LOG = logging.getLogger(__name__)
 
@@ -91,8 +91,8 @@ def exclude(context: Context, record: Record, *, force: bool) -> locks.Lock:
             raise InUse(f"Fisk '{record.name}' is in use{whose}; stop what uses it, or force") from None
     try:
         call(context, record, {"op": "stop"})
-    except NotFound:
-        LOG.info("Fisk %s is in use but has no worker to stop", record.name)
+    except (NotFound, PoolError) as exc:  # one that ends meanwhile goes away without a reply
+        LOG.info("Fisk %s is in use but has no worker to stop: %s", record.name, exc)
     try:
         return locks.acquire(context.home.lock(record.id), timeout=STOP_SECONDS)
     except InUse:
