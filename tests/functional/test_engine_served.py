@@ -332,7 +332,7 @@ def test_a_revert_the_worker_made_is_finished(engine, lazy, expect_logs, monkeyp
     expect_logs("finding out how an interrupted operation ended")
     with prepared(engine) as (_, client):
         client.write(0, b"new")
-        revert_and_crash(engine, monkeypatch, (replacing, "_forward"))
+        revert_and_crash(engine, monkeypatch, (replacing, "forward"))
         client.write(3, b"!")
         engine.snapshot("volume", "later")
         assert read(engine, "later", 0, 4) == b"old!"
@@ -343,7 +343,7 @@ def test_a_revert_the_worker_made_is_finished(engine, lazy, expect_logs, monkeyp
 @pytest.mark.parametrize("switched", [True, False])
 def test_a_revert_is_decided_by_what_was_flushed(engine, lazy, expect_logs, monkeypatch, switched):
     expect_logs("finding out how an interrupted operation ended")
-    where = (replacing, "_forward") if switched else (access, "tell_to_switch")
+    where = (replacing, "forward") if switched else (access, "tell_to_switch")
     with prepared(engine) as (_, client):
         client.write(0, b"new")
         client.flush()
