@@ -115,7 +115,8 @@ class FiskVerbs:
         if not pairs:
             return []
         members = [{"fisk": ref, "name": name} for ref, name in pairs]
-        return decode_all(Fisk, self.transport.call("POST", "/snapshots", json={"snapshots": members}))
+        answer = self.transport.call("POST", "/snapshots", json={"snapshots": members})
+        return decode_all(Fisk, items(answer, "fisks"))
 
     def clone(
         self,
@@ -133,7 +134,7 @@ class FiskVerbs:
         body = {"name": name, "count": count, "role": role, "size": size, "attributes": labels(attributes)}
         path = path_of(ref, "clones")
         answer = self.transport.call("POST", path, json={**body, "id": id}, again=id is not None)
-        return decode_all(Fisk, answer)
+        return decode_all(Fisk, items(answer, "fisks"))
 
     def revert(self, ref: str, to: str) -> Fisk:
         return decode(Fisk, self.transport.call("POST", path_of(ref, "revert"), json={"to": to}))
