@@ -8,11 +8,13 @@ afterwards.
 1. The content is frozen as for a snapshot, and copied while the Fisk is used.  A hidden row, the *pin*, keeps
    the frozen map meanwhile; another, the *copy*, is a Fisk under construction in the other pool.
 2. What was written meanwhile is frozen and copied, again and again, until it is little.
-3. In the end nobody writes: the Fisk's lock is taken, or its worker paused and everything durable.  The last
-   changes are copied and made durable.
-4. The Fisk continues in the other pool.  Unused: in one transaction.  Served: in a new period there, as
+3. In the end nobody writes: the Fisk's lock is taken, shared, or its worker paused and everything durable.
+   The last changes are copied and made durable.
+4. The Fisk continues in the other pool.  Not written: in one transaction.  Served: in a new period there, as
    described in ``replacing``: transaction A (``next_map``), the worker is told to switch, transaction B.
-5. The pin goes, and with it what nobody else needs in the old pool.
+5. The pin goes, and with it what nobody else needs in the old pool.  While the Fisk's lock is held by
+   readers, some of them may have opened it before 4: then the pin stays, and is removed by whoever looks
+   next and finds the lock free.
 
 A crash of this process:
 
@@ -71,17 +73,13 @@ class _TooSlow(InUse):
 def move(context: Context, ref: str, pool: str, *, progress: "Progress | None" = None) -> Fisk:
     """Have a Fisk live in another pool; in its own already, nothing happens.
 
-    ``progress`` gets (bytes copied, bytes to copy so far).  Raises NotFound, InUse (a frozen Fisk that is
-    being read; one that another process moves; one written faster than it can be copied), NoSpace,
-    LimitExceeded, and whatever ``progress`` raises; then the Fisk is where it was.
+    ``progress`` gets (bytes copied, bytes to copy so far).  Raises NotFound, InUse (one that another process
+    moves, or writes without a worker; one written faster than it can be copied), NoSpace, LimitExceeded, and
+    whatever ``progress`` raises; then the Fisk is where it was.
     """
     record, where = context.find(ref), context.pool_row(pool)
     if record.pool_id != where.id:
         validate.fits(record.size, context.open_pool(where.name))
-        if record.frozen:
-            access.exclude(
-                context, record, force=False
-            ).release()  # say before the work what stands against it
         with _Move(context, record, where, progress) as moving:
             moving.run()
         context.settler.notify()
@@ -94,9 +92,12 @@ class _Pin:
 
     def __init__(self, context: Context, record: Record) -> None:
         self._context = context
+        self.kept = False
+        """what it points to may still be read when this process is done"""
         self.row = fisks.new_row(
             id=str(uuid.uuid4()),
-            name=f"move+{record.id}",
+            name=f"{sweep.PIN}{record.id}+{uuid.uuid4()}",
+            parent_id=record.id,
             size=record.size,
             state=State.BUILDING.value,
             role=record.role,
@@ -111,13 +112,15 @@ class _Pin:
         """Point to a map, from the commit on, and to no other; gives what is to be removed then."""
         before, self.row["map_id"] = self.row["map_id"], map_id
         if not before:
-            fisks.require_free(conn, [self.row["name"]])
             fisks.insert_fisks(conn, [self.row])
             return Garbage()
         fisks.update_fisk(conn, self.row["id"], map_id=map_id)
         return maps.drop_unneeded(conn, [before])
 
     def release(self) -> None:
+        if self.kept and locks.is_held(self._context.home.lock(self.row["parent_id"])):
+            self._lock.release()
+            return
         sweep.remove_building(self._context, self.row["id"], self._lock)
 
 
@@ -144,7 +147,7 @@ class _Move:
         self._freeze()
         self._copy = building.begin(
             context,
-            f"move+{record.id}+copy",
+            f"{sweep.PIN}{record.id}",
             size=-(-record.size // record.block_size) * record.block_size,
             pool=self._where.name,
             role=record.role,
@@ -195,21 +198,22 @@ class _Move:
     def _complete(self) -> None:
         with operating(self._context, self._id) as (record,):
             if record.frozen:
-                lock: locks.Lock | None = access.exclude(self._context, record, force=False)
-            else:
-                lock = access.seize(self._context, record, shared=False)
+                self._repoint(record)
+                return
+            lock = access.seize(self._context, record, shared=True)
             if lock is None:
                 self._switch(record)
-            else:
-                with lock:
-                    self._repoint(record)
+                return
+            with lock:
+                self._repoint(record)
 
-    # Nobody uses it
+    # Nobody writes it
 
     def _repoint(self, record: Record) -> None:
         context = self._context
         pool = context.open_pool(record.pool)
-        if record.opened and not record.frozen:
+        written = record.opened and not record.frozen
+        if written:
             seal(pool, record.map_id)
         assert record.readable_map is not None
         self._copier.bring(pool, record.readable_map, record.size)
@@ -222,9 +226,14 @@ class _Move:
                 maps.insert_maps(conn, [period])
                 map_id = period["id"]
             fisks.update_fisk(conn, self._id, map_id=map_id, pool_id=self._where.id, published=0)
-            garbage = maps.drop_unneeded(conn, [record.map_id])
+            if written:
+                maps.mark_sealed(conn, record.map_id, record.size)
+            garbage = self._pin.hold(conn, record.readable_map)
+            if not record.frozen and not record.opened:
+                garbage = maps.drop_unneeded(conn, [record.map_id])
             events.emit(conn, "fisk.moved", self._id, pool=self._where.name)
         self._copy.given()
+        self._pin.kept = True
         garbage.fisks.append((record.pool, self._id))
         sweep.remove(context, garbage)
 

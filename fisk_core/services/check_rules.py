@@ -171,7 +171,9 @@ def _finish(context: "Context", record: Record) -> None:
 def buildings(context: "Context", view: View) -> Iterator[Finding]:
     """An import under way has a process."""
     for record in view.fisks.values():
-        if record.state == State.BUILDING and not locks.is_held(context.home.lock(record.id)):
+        if record.state != State.BUILDING or sweep.is_still_read(context, record):
+            continue
+        if not locks.is_held(context.home.lock(record.id)):
             repair = partial(sweep.sweep_buildings, context, [record.id])
             yield _leak("dead-import", record.name, "its import died and left it unfinished", repair)
 

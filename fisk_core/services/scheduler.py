@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fisk_core.catalog import schedules as rows
 from fisk_core.catalog.database import clock
 from fisk_core.errors import FiskError
-from fisk_core.services import expendable, schedules
+from fisk_core.services import expendable, schedules, sweep
 
 if TYPE_CHECKING:
     from fisk_core.engine import Engine
@@ -50,8 +50,7 @@ class Scheduler:
     def tick(self) -> None:
         """Do all that is due now."""
         self._run_due()
-        schedules.expired(self._engine)
-        self._relieve()
+        self._look_after()
 
     def _work(self) -> None:
         looked = 0.0  # never yet
@@ -61,8 +60,7 @@ class Scheduler:
                 self._run_due()
                 if not looked or time.monotonic() - looked >= LOOK_SECONDS:
                     looked = time.monotonic()
-                    schedules.expired(self._engine)
-                    self._relieve()
+                    self._look_after()
                 pause = self._pause()
             except FiskError as exc:
                 LOG.warning("schedules wait a moment: %s", exc)
@@ -85,6 +83,11 @@ class Scheduler:
                 continue
             if taken is not None:
                 LOG.info("schedule %s took snapshot %s", schedule.id, taken.name)
+
+    def _look_after(self) -> None:
+        schedules.expired(self._engine)
+        sweep.sweep_pins(self._engine)
+        self._relieve()
 
     def _relieve(self) -> None:
         for pool in self._engine.pool_names():

@@ -84,7 +84,7 @@ def sweep_buildings(context: "Context", ids: Iterable[str] | None = None) -> int
     wanted = None if ids is None else set(ids)
     gone = 0
     for record in found:
-        if wanted is not None and record.id not in wanted:
+        if (wanted is not None and record.id not in wanted) or is_still_read(context, record):
             continue
         gone += _sweep_building(context, record.id, record.name)
     return gone
@@ -101,6 +101,26 @@ def _sweep_building(context: "Context", fisk_id: str, name: str) -> bool:
     except InUse:
         return False
     return True
+
+
+PIN = "move+"
+"""How the names of rows begin that keep a map while its Fisk, their parent, is moved to another pool."""
+
+
+def sweep_pins(context: "Context") -> int:
+    """Remove what finished and interrupted moves left, where nobody needs it any more; gives the number."""
+    with context.catalog.read() as conn:
+        found = fisks.records(conn, schema.fisks.c.state == State.BUILDING.value)
+    return sweep_buildings(context, [each.id for each in found if each.name.startswith(PIN)])
+
+
+def is_still_read(context: "Context", record: fisks.Record) -> bool:
+    """Whether a row keeps the old map of a moved Fisk for those who opened it before.
+
+    Who holds the Fisk's lock now may be one of them; who takes it from now on reads the new map.
+    """
+    is_pin = record.name.startswith(PIN) and record.parent_id is not None
+    return is_pin and locks.is_held(context.home.lock(str(record.parent_id)))
 
 
 def remove_building(context: "Context", fisk_id: str, lock: locks.Lock) -> None:

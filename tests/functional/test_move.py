@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from fisk_core.dataplane.client import NbdClient
 from fisk_core.engine import Engine, moving
 from fisk_core.errors import Cancelled, InUse, NotFound, PoolError
 from fisk_core.jobs import Runner
 from fisk_core.model import JobState
-from fisk_core.services import events
+from fisk_core.services import events, readers, sweep
 from fisk_core.services.moving import Copier
 from tests.engines import BLOCK, MIB, TINY, make_volume, paths_in, read, serving, write
 
@@ -126,12 +127,40 @@ def test_a_frozen_fisk_keeps_its_clones(engine):
     assert is_clean(engine)
 
 
-def test_a_frozen_fisk_being_read_is_not_moved(engine):
-    make_volume(engine, content=b"x")
+@pytest.mark.parametrize("frozen", [True, False])
+def test_one_that_is_being_read(engine, frozen):
+    """Readers go on with what they opened; it goes when they are gone."""
+    data = os.urandom(MIB)
+    made = make_volume(engine, content=data[:BLOCK])
+    engine.snapshot("volume", "between")
+    write(engine, "volume", BLOCK, data[BLOCK:])
+    engine.delete("between")
+    if frozen:
+        engine.set("volume", frozen=True)
+    with engine.open_disk("volume") as before:
+        assert before.read(0, 1) == data[:1]  # of its layers only the oldest is open
+        assert engine.move("volume", "other").pool == "other"
+        engine.settle()
+        assert sweep.sweep_pins(engine) == 0
+        assert engine.check(repair=True).problems == []
+        assert before.read(0, MIB) == data
+        with engine.open_disk("volume") as after:
+            assert after.read(0, MIB) == data
+            before.close()
+            assert sweep.sweep_pins(engine) == 0  # it may as well be one from before
+    assert sweep.sweep_pins(engine) == 1
+    assert is_clean(engine)
+    assert not any(files_in(engine, "default").values())
+    assert whole(engine, made.id) == data
+
+
+def test_a_frozen_one_that_a_worker_serves(engine):
+    make_volume(engine, content=b"golden")
     engine.set("volume", frozen=True)
-    with engine.open_disk("volume"), pytest.raises(InUse):
+    with readers.serving(engine, engine.get("volume")) as uri, NbdClient.connect(uri) as client:
         engine.move("volume", "other")
-    assert engine.get("volume").pool == "default"
+        assert bytes(client.read(0, 6)) == b"golden"
+    assert sweep.sweep_pins(engine) == 1
     assert is_clean(engine)
 
 
