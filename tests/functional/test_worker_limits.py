@@ -6,8 +6,12 @@ import os
 import termios
 import time
 from array import array
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -285,6 +289,66 @@ def test_too_large_a_write_is_refused_and_the_connection_goes_on(serve):
         length = p.MAX_REQUEST + 512
         assert client.write(0, bytes(length)) == p.EINVAL
         assert client.works()
+
+
+def stream(client, random, region, oracle):
+    """Have requests of all kinds and sizes answered, several at once, on a range of its own; counts them."""
+    (base, length), wanted = region, Counter()
+    for _ in range(60):
+        asked = []
+        for _ in range(random.randint(1, 12)):
+            size = random.choice([512, BLOCK, 9000, 70_000, 200_000, 400_000])
+            at = random.randint(0, length - size)
+            kind = random.choice([p.CMD_READ, p.CMD_WRITE, p.CMD_WRITE, p.CMD_WRITE_ZEROES, p.CMD_FLUSH])
+            data = random.randbytes(size) if kind == p.CMD_WRITE else b""
+            # Requests that are under way together may be carried out in any order: none may touch another's.
+            if kind != p.CMD_FLUSH and any(at < stop and start < at + size for start, stop, _ in asked):
+                continue
+            wanted[kind] += 1
+            if kind == p.CMD_FLUSH:
+                client.send(kind)
+                asked.append((0, 0, None))
+                continue
+            client.send(kind, base + at, size, payload=data)
+            expected = bytes(oracle[at : at + size]) if kind == p.CMD_READ else None
+            asked.append((at, at + size, (client.cookie, expected)))
+            if kind != p.CMD_READ:
+                oracle[at : at + size] = data or bytes(size)
+        reads = {each[0]: each[1] for *_, each in asked if each}
+        for _ in asked:
+            reply = client.reply()
+            assert reply.error == 0
+            if reads.get(reply.cookie) is not None:
+                assert reply.data == reads[reply.cookie]
+    return wanted
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_nothing_is_lost_or_mixed_up_while_limits_come_and_go(serve, seed):
+    served = serve(size=4 << 20)
+    oracles = [bytearray(1 << 20) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool, ExitStack() as stack:
+        jobs = []
+        for number, oracle in enumerate(oracles):
+            client = stack.enter_context(served.raw(structured=number == 1))
+            random = Random(f"{seed} {number}")
+            region = number << 20, 1 << 20
+            jobs.append(pool.submit(stream, client, random, region, oracle))
+        random = Random(seed)
+        while not all(job.done() for job in jobs):
+            names = random.sample(("read_iops", "write_iops", "total_iops"), random.randint(0, 2))
+            limits = {f"qos__{name}": str(random.randint(50, 1000)) for name in names}
+            if random.random() < 0.5:
+                limits["qos__total_bytes"] = str(random.randint(8, 90) << 20)
+            act_upon(served, **limits)
+            time.sleep(0.02)
+        wanted = sum((job.result() for job in jobs), Counter())
+    act_upon(served)
+    found = metrics(served)
+    kinds = {"reads": p.CMD_READ, "writes": p.CMD_WRITE, "flushes": p.CMD_FLUSH, "zeroes": p.CMD_WRITE_ZEROES}
+    assert {name: found[name] for name in kinds} == {name: wanted[kind] for name, kind in kinds.items()}
+    with served.raw() as client:
+        assert client.get(0, 3 << 20) == b"".join(oracles)
 
 
 # Attributes
