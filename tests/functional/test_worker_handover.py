@@ -2,34 +2,22 @@
 """A worker is replaced by another while clients use it: nobody is disconnected, nothing is lost."""
 
 import os
-import random
-import signal
 import socket
 import threading
 import time
-from contextlib import suppress
-from itertools import pairwise
 
 import pytest
 
 from fisk_core import locks
 from fisk_core.blockmap import consolidate
-from fisk_core.dataplane import control, lines
 from fisk_core.dataplane import protocol as p
-from fisk_core.dataplane.disk import Disk
-from fisk_core.dataplane.handover import take_charge
-from fisk_core.dataplane.parcel import Delivery
 from fisk_core.dataplane.server import MAX_CONNECTIONS
 from fisk_core.dataplane.zygote import Zygote
-from fisk_core.errors import Cancelled, FiskError, InvalidValue, PoolError
-from fisk_core.pools import open_pool
+from fisk_core.errors import FiskError
 from tests.disks import USUAL, frozen, make_disk, make_pool, make_spec
-from tests.servers import Forked
+from tests.successors import MIB, SHARE, Load, Succeeded, content
 
 SIZE = 32 << 20
-MIB = 1 << 20
-SHARE = 2 << 20
-"""bytes of the disk that one client has to itself"""
 
 
 @pytest.fixture(scope="module")
@@ -38,133 +26,10 @@ def zygote():
         yield started
 
 
-class Succeeded(Forked):
-    """A worker with a lock, which others succeed."""
-
-    def __init__(self, spec, folder, zygote):
-        super().__init__(spec, folder, zygote)
-        self.lock_path = folder / "lock"
-
-    def start(self):
-        lock = locks.acquire(self.lock_path)
-        try:
-            self._pid, [self._uri] = self._zygote.spawn(self.spec, self.options, lock.fd)
-        finally:
-            lock.release()
-
-    def hand_over(self):
-        old = self._pid
-        self._pid, uris = self._zygote.succeed(self.control_path)
-        assert uris == [self._uri]
-        assert self._zygote.wait(old) == 0
-
-
-class Attempt(threading.Thread):
-    """A hand-over that may fail."""
-
-    def __init__(self, served, zygote):
-        super().__init__()
-        self._path, self._zygote, self.pid = served.control_path, zygote, 0
-        self._before = children(zygote.pid)
-        self.start()
-
-    def run(self):
-        with suppress(FiskError):
-            self.pid, _ = self._zygote.succeed(self._path)
-
-    def successor(self):
-        """The process id of the successor, as soon as there is one."""
-        while self.is_alive():
-            if found := children(self._zygote.pid) - self._before:
-                return found.pop()
-        return 0
-
-    def finish(self, old):
-        """Give who serves now, 0 when nobody does; whoever ended is waited for."""
-        self.join(20)
-        assert not self.is_alive()
-        left = [pid for pid in (old, self.pid) if pid and not ended(pid)]
-        for pid in {old, self.pid} - {0, *left}:
-            self._zygote.wait(pid)
-        if len(left) == 2:  # the old one is on its way out
-            assert self._zygote.wait(old) == 0
-            return self.pid
-        return left[0] if left else 0
-
-
-def children(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return set(map(int, file.read().split()))
-
-
-def ended(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 @pytest.fixture
 def served(zygote, tmp_path):
     with Succeeded(make_spec(make_pool(tmp_path / "pool"), SIZE, USUAL), tmp_path, zygote) as served:
         yield served
-
-
-def content(served):
-    with Disk.open(open_pool(served.spec.pool), frozen(served.spec)) as disk:
-        return disk.read(0, disk.size)
-
-
-class Load(threading.Thread):
-    """Writes and reads a part of the disk, many requests at a time, and knows what must be there."""
-
-    def __init__(self, served, number, structured=False):
-        super().__init__()
-        self.raw = served.raw(structured=structured)
-        self.random = random.Random(number)
-        self.base, self.expected = number * SHARE, bytearray(SHARE)
-        self.stopping = threading.Event()
-        self.rounds, self.failure = 0, None
-
-    def run(self):
-        try:
-            with self.raw:
-                while not self.stopping.is_set():
-                    self.one_round()
-                    self.rounds += 1
-        except BaseException as exc:
-            self.failure = exc
-
-    def one_round(self):
-        """Requests that do not touch each other's bytes, then their replies, then a look at everything."""
-        borders = sorted(self.random.sample(range(0, SHARE, 512), 24))
-        wanted = {}
-        for start, end in pairwise(borders):
-            length = min(end - start, self.random.choice((512, 4096, 65536, 512 << 10)))
-            kind = self.random.choice((p.CMD_WRITE, p.CMD_WRITE, p.CMD_READ, p.CMD_WRITE_ZEROES, p.CMD_FLUSH))
-            flags = p.CMD_FLAG_FUA if kind == p.CMD_WRITE and self.random.random() < 0.1 else 0
-            if kind == p.CMD_FLUSH:
-                wanted[self.raw.send(kind)] = b""
-                continue
-            payload = self.random.randbytes(length) if kind == p.CMD_WRITE else b""
-            cookie = self.raw.send(kind, self.base + start, length, flags, payload)
-            wanted[cookie] = bytes(self.expected[start : start + length]) if kind == p.CMD_READ else b""
-            if kind != p.CMD_READ:
-                self.expected[start : start + length] = payload or bytes(length)
-        while wanted:
-            reply = self.raw.reply()
-            assert (reply.error, reply.data == wanted.pop(reply.cookie)) == (0, True)
-        start = self.random.randrange(0, SHARE - MIB, 512)
-        assert self.raw.get(self.base + start, MIB) == self.expected[start : start + MIB]
-
-    def finish(self):
-        while self.is_alive() and self.rounds < 3:
-            time.sleep(0.01)
-        self.stopping.set()
-        self.join(60)
-        assert not self.is_alive()
-        assert self.failure is None, repr(self.failure)
 
 
 def test_many_busy_clients_and_many_successors(served):
@@ -409,98 +274,3 @@ def test_descriptors_and_memory_do_not_grow(served):
     assert len(os.listdir(f"/proc/{served.pid}/fd")) <= before
     for raw in clients:
         raw.close()
-
-
-# When something goes wrong on the way
-
-
-class Impostor:
-    """A successor played by the test, which stops where it likes."""
-
-    def __init__(self, served):
-        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.sock.settimeout(20)
-        self.answer = None
-        self._served, self._theirs = served, theirs
-        self._thread = threading.Thread(target=self._ask)
-        self._thread.start()
-
-    def _ask(self):
-        try:
-            self.answer = lines.call(
-                self._served.control_path, {"op": "handover"}, give=[self._theirs.detach()]
-            )
-        except FiskError as exc:
-            self.answer = exc
-
-    def finish(self):
-        self.sock.close()
-        self._thread.join()
-        return self.answer
-
-
-@pytest.mark.parametrize("receive", [False, True])
-def test_a_successor_that_dies_before_it_is_ready(served, receive):
-    load = Load(served, 0)
-    load.start()
-    for _ in range(5):
-        impostor = Impostor(served)
-        if receive:
-            with Delivery(impostor.sock) as delivery:
-                assert len(delivery.document["connections"]) == 1
-        assert isinstance(impostor.finish(), PoolError)
-    served.hand_over()
-    load.finish()
-    served.stop()
-    assert content(served)[:SHARE] == load.expected
-
-
-def test_a_successor_that_takes_too_long(served):
-    """It is told so, whenever it comes to life."""
-    with served.raw() as raw:
-        impostor = Impostor(served)
-        delivery = Delivery(impostor.sock)
-        raw.send(p.CMD_WRITE, 0, 4, payload=b"wait")
-        assert raw.reply().error == 0
-        delivery.close()
-        with pytest.raises(Cancelled):
-            take_charge(impostor.sock)
-        assert "in time" in str(impostor.finish())
-        served.hand_over()
-        assert raw.get(0, 4) == b"wait"
-
-
-def test_a_hand_over_to_nobody(served):
-    with pytest.raises(InvalidValue):
-        control.call(served.control_path, {"op": "handover"})
-    with pytest.raises(InvalidValue):
-        control.call(served.control_path, {"op": "handover"}, give=[os.open(os.devnull, os.O_RDONLY)])
-    served.hand_over()
-
-
-@pytest.mark.parametrize("victim", ["old", "successor"])
-def test_killed_at_any_moment(served, zygote, victim):
-    """Whoever is left serves; if nobody is, a new worker finds what was flushed."""
-    chance, survived = random.Random(3), 0
-    for number in range(1, 16):
-        with served.raw() as raw:
-            assert raw.write(0, number.to_bytes(8, "big"), p.CMD_FLAG_FUA) == 0
-            old = served.pid
-            attempt = Attempt(served, zygote)
-            time.sleep(chance.uniform(0, 0.02))
-            target = old if victim == "old" else attempt.successor()
-            if target:  # it may have come and gone already
-                with suppress(ProcessLookupError):
-                    os.kill(target, signal.SIGKILL)
-                while not ended(target):
-                    time.sleep(0.001)
-            served._pid = attempt.finish(old)
-            survived += bool(served._pid)
-            if not served.pid:
-                served.start()
-            elif victim == "successor" and served.pid == old:
-                assert raw.get(0, 8) == number.to_bytes(8, "big")  # it never noticed
-        with served.raw() as raw:
-            assert raw.get(0, 8) == number.to_bytes(8, "big")
-            assert served.control("status")["pid"] == served.pid
-    assert survived
