@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** A plot of the last ten minutes: lines on a canvas, their last values as text beside it. */
+/** A plot of what was seen of the last ten minutes: lines on a canvas, their last values as text beside it. */
 
 import { h, sized } from "./dom.js";
 import { SPAN } from "./rates.js";
@@ -10,6 +10,7 @@ const RIGHT = 8;
 const TOP = 8;
 const BOTTOM = 20;
 const GAP = 15;
+const SPANS = [1, 2, 5, SPAN / 60];
 
 export class Plot {
   /** `lines` are {label, colour (a name of the theme), dashed, value(sample)}. */
@@ -42,14 +43,15 @@ export class Plot {
     const now = this.samples.at(-1)?.time || 0;
     const values = this.samples.flatMap((each) => this.lines.map((line) => line.value(each) || 0));
     const top = ceiling(Math.max(...values, 0));
-    const x = (time) => LEFT + (frame.width - LEFT - RIGHT) * (1 - (now - time) / SPAN);
+    const minutes = SPANS.find((each) => now - this.samples[0]?.time < each * 60) || SPANS.at(-1);
+    const x = (time) => LEFT + (frame.width - LEFT - RIGHT) * (1 - (now - time) / (minutes * 60));
     const y = (value) => TOP + (frame.height - TOP - BOTTOM) * (1 - value / top);
-    this.#grid(frame, top, x, y, now);
+    this.#grid(frame, top, x, y, now, minutes);
     for (const line of this.lines) this.#line(frame.context, line, x, y);
     this.#readings(frame, x, now);
   }
 
-  #grid({ context, width, height }, top, x, y, now) {
+  #grid({ context, width, height }, top, x, y, now, span) {
     const { paper, faint, muted } = colours();
     context.fillStyle = paper;
     context.fillRect(0, 0, width, height);
@@ -69,9 +71,9 @@ export class Plot {
       context.fillText(this.format(share * top), LEFT - 6, at);
     }
     context.textBaseline = "bottom";
-    for (const minutes of [10, 5, 0]) {
-      context.textAlign = minutes ? (minutes === 10 ? "left" : "center") : "right";
-      context.fillText(minutes ? `${minutes} min ago` : "now", x(now - minutes * 60), height - 2);
+    for (const [minutes, align] of [[span, "left"], [span / 2, "center"], [0, "right"]]) {
+      context.textAlign = align;
+      context.fillText(ago(minutes), x(now - minutes * 60), height - 2);
     }
   }
 
@@ -98,17 +100,20 @@ export class Plot {
 
   #readings({ context, height }, x, now) {
     const each = this.pointer === null ? this.samples.at(-1) : nearest(this.samples, x, this.pointer);
-    const ago = each && this.pointer !== null ? ` (${Math.round(now - each.time)} s ago)` : "";
+    const past = each && this.pointer !== null ? ` (${Math.round(now - each.time)} s ago)` : "";
     const parts = this.lines.map(({ label, colour, dashed, value }) => {
       const key = h("span", { class: `key ${colour}${dashed ? " dashed" : ""}` });
       return h("span", {}, key, `${label} ${each ? this.format(value(each)) : "–"}`);
     });
-    this.legend.replaceChildren(...parts, ago);
+    this.legend.replaceChildren(...parts, past);
     if (!each || this.pointer === null) return;
     context.fillStyle = colours().muted;
     context.fillRect(Math.round(x(each.time)), TOP, 1, height - TOP - BOTTOM);
   }
 }
+
+const ago = (minutes) =>
+  minutes === 0 ? "now" : minutes < 1 ? `${minutes * 60} s ago` : `${minutes} min ago`;
 
 const nearest = (samples, x, at) =>
   samples.reduce((best, each) => (!best || Math.abs(x(each.time) - at) < Math.abs(x(best.time) - at) ? each : best), null);

@@ -36,7 +36,10 @@ function card(pool, space, page) {
   const fisks = [...page.store.forest.nodes.values()].filter((node) => node.fisk.pool === pool.name).length;
   return h("article", { class: "pool", "aria-label": `Pool ${pool.name}` },
     h("h3", {}, pool.name, h("small", {}, ` ${pool.driver}`)),
-    bar(space.total, [["others", used - inLayers], ["data", inLayers - suspect], ["suspect", suspect]], space.high_water),
+    h("h4", {}, "The medium"),
+    bar(space.total, [["others", used - inLayers], ["data", inLayers]], space.high_water),
+    h("h4", {}, "The layers"),
+    bar(inLayers, [["data", inLayers - suspect], ["suspect", suspect]], null),
     facts([
       ["Medium", `${bytes(space.total)}, ${percent(used, space.total)} used`],
       ["Layers", `${bytes(space.layer_bytes)} in ${plural(space.layers, "layer", "layers")} of ${plural(fisks, "Fisk", "Fisks")}`],
@@ -49,20 +52,24 @@ function card(pool, space, page) {
     ]));
 }
 
-/** Draws parts of a whole as a bar with a mark; its text says the same. */
+const NAMES = { others: "something else", data: "layers", suspect: "may be garbage" };
+
+/** Draws parts of a whole as a bar, with a mark at so many percent if there is one; its text says the same. */
 function bar(total, parts, mark) {
-  const NAMES = { others: "something else", data: "layers", suspect: "may be garbage" };
   const text = parts.map(([kind, value]) => `${NAMES[kind]} ${percent(value, total)}`).join(", ");
   const pieces = parts.map(([kind, value]) => {
     const piece = h("span", { class: `part ${kind}`, title: `${NAMES[kind]}: ${bytes(value)}` });
-    piece.style.width = `${(100 * value) / total}%`;
+    piece.style.width = `${total ? (100 * value) / total : 0}%`;
     return piece;
   });
-  const line = h("span", { class: "mark", title: `High-water mark: ${mark} %` });
-  line.style.left = `${mark}%`;
   const keys = parts.map(([kind]) => h("li", {}, h("span", { class: `swatch ${kind}` }), NAMES[kind]));
-  keys.push(h("li", {}, h("span", { class: "swatch mark" }), "high-water mark"));
+  if (mark !== null) {
+    const line = h("span", { class: "mark", title: `High-water mark: ${mark} %` });
+    line.style.left = `${mark}%`;
+    pieces.push(line);
+    keys.push(h("li", {}, h("span", { class: "swatch mark" }), "high-water mark"));
+  }
   return h("div", {},
-    h("div", { class: "fill", role: "img", "aria-label": text }, ...pieces, line),
+    h("div", { class: "fill", role: "img", "aria-label": text }, ...pieces),
     h("ul", { class: "keys" }, ...keys));
 }

@@ -5,6 +5,7 @@ import { get, stream } from "./api.js";
 import { lineage } from "./forest/lineage.js";
 
 const QUIET = 500;
+const LONGEST = 10000;
 const RETRY = 2000;
 const KEPT = 500;
 
@@ -64,6 +65,7 @@ export class Store extends EventTarget {
 
   async #follow() {
     while (!this.stopper.signal.aborted) {
+      await shown();
       try {
         await this.#read();
       } catch (error) {
@@ -81,7 +83,8 @@ export class Store extends EventTarget {
 
   async #read() {
     const after = this.last === null ? "" : `?after=${this.last}`;
-    const events = await stream(`/events${after}`, this.stopper.signal);
+    const signal = AbortSignal.any([this.stopper.signal, whenHidden()]);
+    const events = await stream(`/events${after}`, signal);
     this.#alive(true);
     this.#refreshSoon(); // what happened before the stream was there
     for await (const event of events) this.#note(JSON.parse(event.data));
@@ -95,12 +98,31 @@ export class Store extends EventTarget {
     if (event.kind.startsWith("fisk.")) this.#refreshSoon();
   }
 
-  /** Many changes are one look: never more than a tenth of the time is spent on it. */
+  /** Many changes are one look: at most a quarter of the time is spent on it. */
   #refreshSoon() {
     if (this.waiting) return;
     this.waiting = setTimeout(async () => {
       await this.refresh().catch(() => {});
       this.waiting = null;
-    }, Math.max(QUIET, 10 * this.cost));
+    }, Math.min(LONGEST, Math.max(QUIET, 3 * this.cost)));
   }
+}
+
+/*
+ * A browser opens few connections to one server, for all its tabs together: a stream that nobody sees must
+ * not hold one of them.  (A page that was left may be kept as well, to be shown again.)
+ */
+
+/** Waits until the page is seen. */
+async function shown() {
+  while (document.hidden) await new Promise((done) => document.addEventListener("visibilitychange", done, { once: true }));
+}
+
+/** Gives a signal for when the page is not seen any more. */
+function whenHidden() {
+  const controller = new AbortController();
+  const look = () => document.hidden && controller.abort();
+  document.addEventListener("visibilitychange", look, { signal: controller.signal });
+  addEventListener("pagehide", () => controller.abort(), { signal: controller.signal });
+  return controller.signal;
 }

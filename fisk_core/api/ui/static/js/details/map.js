@@ -13,6 +13,7 @@ import { colours, onScheme, ramp } from "../theme.js";
 
 const BUCKETS = 256;
 const COLUMNS = 32;
+const TALL = 1.7;
 const LISTED = 6;
 
 /** Gives the colour of each layer of a picture, oldest first. */
@@ -34,7 +35,7 @@ function drawn(picture) {
   const rows = Math.ceil(picture.buckets.length / COLUMNS);
   const label = `Map of ${bytes(picture.size)}: ${bytes(owned)} in ${picture.layers.length} layers. Arrow keys tell of each part.`;
   const canvas = h("canvas", { class: "cells", tabindex: "0", role: "img", "aria-label": label });
-  canvas.style.aspectRatio = `${COLUMNS} / ${rows}`;
+  canvas.style.aspectRatio = `${COLUMNS} / ${rows * TALL}`;
   const told = h("p", { class: "told", "aria-live": "polite" }, summary(picture, owned));
   let chosen = -1;
   const paint = () => draw(sized(canvas), picture, rows, chosen);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What part of the picture is seen, and how large. */
 
-const NEAREST = 4;
+const NEAREST = 8;
 const FARTHEST = 0.05;
 const MARGIN = 24;
 
@@ -34,12 +34,11 @@ export class Camera {
     this.y = wy - y / this.zoom;
   }
 
-  /** Shows the whole width, and the top where all would be too small to see. */
-  fit(drawing, width, height, least = 0.45) {
+  /** Shows all, or the beginning of it where all would be too small to read. */
+  fit(drawing, width, height, least = 0.75) {
     const across = (width - 2 * MARGIN) / Math.max(drawing.width + 120, 1);
     const down = (height - 2 * MARGIN) / Math.max(drawing.height, 1);
-    this.zoom = Math.min(1.5, across, Math.max(down, least));
-    this.zoom = Math.max(this.zoom, FARTHEST);
+    this.zoom = Math.max(least, Math.min(1.3, across, down));
     this.x = -MARGIN / this.zoom;
     this.y = -MARGIN / this.zoom;
   }

@@ -4,15 +4,18 @@
 import { colours } from "../theme.js";
 import { drawLabels } from "./labels.js";
 import { ROW } from "./layout.js";
-import { drawBush, drawFisk, drawRing } from "./shapes.js";
+import { drawBush, drawFisk, drawRing, drawTick } from "./shapes.js";
 
 const RADIUS = 6;
-const SMALL = 3.4;
+const SMALL = 4;
 const DIM = 0.25;
+const TICK = 2.2;
 
-/** How large an item is on the screen. */
+/** How large an item is on the screen; a bead among many has the room there is between it and the next. */
 export const radiusOf = (item, zoom) =>
-  item.small ? Math.max(0.8, SMALL * Math.min(zoom, 2.2)) : Math.max(1.6, RADIUS * Math.min(zoom, 1.4));
+  item.small
+    ? Math.max(0.6, Math.min(SMALL * Math.min(zoom, 1.5), item.room * zoom * 0.42))
+    : Math.max(1.6, RADIUS * Math.min(zoom, 1.4));
 
 /** Draws; `scene` has drawing, camera, attached, selected, hovered and matches (null: no search). */
 export function draw({ context, width, height }, scene) {
@@ -68,6 +71,7 @@ function drawItem(context, { item, x, y, radius }, { attached, selected, hovered
   const { focus, attached: plugged, muted } = colours();
   context.globalAlpha = matches && !isMatch(item, matches) ? DIM : 1;
   if (item.bush) drawBush(context, item, item.members[0], x, y, radius);
+  else if (item.small && !item.within && radius < TICK) drawTick(context, item.node.fisk, x, y, radius);
   else drawFisk(context, item.node.fisk, x, y, radius);
   if (!item.bush && attached.has(item.node.fisk.id)) drawRing(context, x, y, radius + 3.5, plugged, 2.5);
   if (item === selected) drawRing(context, x, y, radius + 7, focus, 2.5);
@@ -82,18 +86,18 @@ function byImportance(seen, { attached, selected, hovered, matches, camera }) {
     if (matches && isMatch(item, matches)) return 2;
     if (item.bush) return 3;
     if (attached.has(item.node.fisk.id)) return 4;
-    return item.small || item.node.fisk.role === "snapshot" ? 6 : 5;
+    return item.small || item.node.fisk.role === "snapshot" ? 6 : 5; // these need much room
   };
   const roomy = camera.zoom >= 1.6;
   return seen
     .map((spot) => ({ ...spot, rank: rank(spot) }))
-    .filter((spot) => spot.rank < 6 || (roomy && !spot.item.small))
+    .filter((spot) => spot.rank < 6 || roomy)
     .sort((a, b) => a.rank - b.rank)
     .map((spot) => ({
       ...spot,
       radius: spot.radius + (spot.item.bush && !spot.item.unfolded ? spot.radius * 1.4 : 3),
       strong: spot.rank < 2,
-      room: Infinity,
+      room: spot.item.room ? spot.item.room * camera.zoom : Infinity,
     }));
 }
 

@@ -3,7 +3,7 @@
 
 const DIRECTIONS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-/** Gives the nearest item in a direction: along it counts once, aside from it three times. */
+/** Gives the nearest item in a direction: in the same row before others, the next row before later ones. */
 export function neighbour(items, from, [dx, dy]) {
   let best = null;
   let least = Infinity;
@@ -11,7 +11,7 @@ export function neighbour(items, from, [dx, dy]) {
     const [x, y] = [item.x - from.x, item.y - from.y];
     const along = x * dx + y * dy;
     if (along <= 0.5) continue;
-    const cost = along + 3 * Math.abs(x * dy) + 3 * Math.abs(y * dx);
+    const cost = dx ? along + 3 * Math.abs(y) : 4 * along + Math.abs(x);
     if (cost < least) [best, least] = [item, cost];
   }
   return best;

@@ -4,7 +4,8 @@
 import { colours } from "../theme.js";
 import { plural } from "../format.js";
 
-const LINE = 14;
+const LINE = 13;
+const BAND = 40;
 const GAP = 5;
 const LEAST_ZOOM = 0.42;
 const LONGEST = 34;
@@ -39,10 +40,14 @@ export function drawLabels(context, wanted, zoom) {
   }
 }
 
+/** Takes a place for a text if nothing is there; `taken` has the places by bands of the picture. */
 function claim(taken, left, y, width) {
-  const lines = [Math.floor((y - LINE / 2) / LINE), Math.floor((y + LINE / 2 - 1) / LINE)];
-  const crossing = (line) => (taken.get(line) || []).some(([from, to]) => left < to && left + width > from);
-  if (lines.some(crossing)) return false;
-  for (const line of lines) taken.set(line, [...(taken.get(line) || []), [left, left + width]]);
+  const place = { left, right: left + width, top: y - LINE / 2, bottom: y + LINE / 2 };
+  const bands = new Set([place.top, place.bottom].map((edge) => Math.floor(edge / BAND)));
+  const others = [...bands].flatMap((band) => taken.get(band) || []);
+  if (others.some((other) => overlap(place, other))) return false;
+  for (const band of bands) taken.set(band, [...(taken.get(band) || []), place]);
   return true;
 }
+
+const overlap = (a, b) => a.left < b.right && a.right > b.left && a.top < b.bottom && a.bottom > b.top;

@@ -12,8 +12,9 @@ import { grouped } from "./lineage.js";
 export const ROW = 24;
 const STEP = 28;
 const BEAD = 15;
-const DENSE = 7;
 const MANY = 24;
+const DENSEST = 3;
+const LONGEST = 720;
 const DOT = 12;
 const COLUMNS = 50;
 
@@ -40,8 +41,10 @@ function life(drawing, waiting, node, from, x) {
   const y = drawing.height + ROW / 2;
   drawing.height += ROW;
   join(drawing, from, x, y);
-  const step = node.snapshots.length > MANY ? DENSE : BEAD;
-  const beads = node.snapshots.map((bead, at) => add(drawing, { node: bead, x: x + at * step, y, small: step === DENSE }));
+  const many = node.snapshots.length > MANY;
+  const step = many ? Math.max(DENSEST, Math.min(BEAD, LONGEST / node.snapshots.length)) : BEAD;
+  const beads = node.snapshots.map((bead, at) =>
+    add(drawing, { node: bead, x: x + at * step, y, small: many, room: step }));
   const end = beads.length ? x + beads.length * step + BEAD : x;
   if (beads.length) drawing.edges.push({ x1: x, y1: y, x2: end, y2: y, life: true });
   const head = add(drawing, { node, x: end, y, small: false });
@@ -77,8 +80,8 @@ function block(drawing, group, from, x) {
   const handle = { bush: group.key, members: [], unfolded: group.members.length, x, y: top, small: false };
   add(drawing, handle);
   group.members.forEach((node, at) => {
-    const place = { x: x + 2 * DOT + (at % COLUMNS) * DOT, y: top + Math.floor(at / COLUMNS) * DOT };
-    add(drawing, { node, ...place, small: true, within: handle });
+    const place = { x: x + DOT + (at % COLUMNS) * DOT, y: top + ROW + Math.floor(at / COLUMNS) * DOT };
+    add(drawing, { node, ...place, small: true, room: DOT, within: handle });
   });
-  drawing.height = top + Math.ceil(group.members.length / COLUMNS) * DOT + ROW / 4;
+  drawing.height = top + ROW + Math.ceil(group.members.length / COLUMNS) * DOT;
 }

@@ -3,7 +3,7 @@
 
 import { h, sized } from "../dom.js";
 import { colours, onScheme } from "../theme.js";
-import { drawFisk, drawRing } from "./shapes.js";
+import { drawBush, drawFisk, drawRing } from "./shapes.js";
 
 const fisk = (role, state) => ({ role, state });
 
@@ -18,9 +18,7 @@ const SIGNS = [
     drawFisk(context, fisk("volume", "live"), 10, 10, 4.5);
     drawRing(context, 10, 10, 8, colours().attached, 2.5);
   }],
-  ["many alike, folded", (context) => {
-    for (const x of [15, 11, 7]) drawFisk(context, fisk("volume", "live"), x, 10, 5);
-  }],
+  ["many alike, folded", (context) => drawBush(context, {}, { fisk: fisk("volume", "live") }, 7, 10, 5.5)],
 ];
 
 export function legend() {

@@ -70,9 +70,17 @@ export class Picture {
     this.redraw();
   }
 
-  zoom(factor, x = this.canvas.clientWidth / 2, y = this.canvas.clientHeight / 2) {
+  zoom(factor, x, y) {
     this.camera.scale(factor, x, y);
     this.redraw();
+  }
+
+  /** Zooms around what is selected, else around the middle. */
+  zoomHere(factor) {
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    const at = this.selected && this.camera.toScreen(this.selected.x, this.selected.y);
+    const seen = at && at[0] > 0 && at[1] > 0 && at[0] < width && at[1] < height;
+    this.zoom(factor, ...(seen ? at : [width / 2, height / 2]));
   }
 
   redraw() {
@@ -130,7 +138,7 @@ export class Picture {
       first: () => all().length && this.select(all()[0]),
       last: () => all().length && this.select(all().at(-1)),
       open: () => this.selected && this.toggle(this.selected),
-      zoom: (factor) => this.zoom(factor),
+      zoom: (factor) => this.zoomHere(factor),
       fit: () => this.fit(),
       leave: () => this.select(null),
     };

@@ -44,6 +44,12 @@ export function drawFisk(context, fisk, x, y, radius) {
   context.stroke();
 }
 
+/** Draws a snapshot among so many that there is no room for its shape: a tick, as on a ruler. */
+export function drawTick(context, fisk, x, y, radius) {
+  context.fillStyle = colours()[kind(fisk.role)];
+  context.fillRect(x - radius / 2, y - 5, Math.max(0.8, radius), 10);
+}
+
 /** Draws a bush: a fan of its shape, folded; or the handle that folds it. */
 export function drawBush(context, item, sample, x, y, radius) {
   const { ink, paper, muted } = colours();
@@ -57,7 +63,10 @@ export function drawBush(context, item, sample, x, y, radius) {
     context.fillRect(x - radius / 2, y - 0.75, radius, 1.5);
     return;
   }
-  for (const offset of [2, 1, 0]) drawFisk(context, sample.fisk, x + offset * radius * 0.7, y, radius);
+  for (const offset of [1.5, 0.75, 0]) {
+    drawRing(context, x + offset * radius, y, radius + 1, paper, 2);
+    drawFisk(context, sample.fisk, x + offset * radius, y, radius - 0.5);
+  }
 }
 
 /** Draws a ring around what is attached, selected or focused. */

@@ -27,8 +27,8 @@ export function forest(page, signal) {
   };
   page.store.addEventListener("forest", update, { signal });
   searching(parts, page, picture, signal);
-  parts.larger.addEventListener("click", () => picture.zoom(1.25));
-  parts.smaller.addEventListener("click", () => picture.zoom(0.8));
+  parts.larger.addEventListener("click", () => picture.zoomHere(1.25));
+  parts.smaller.addEventListener("click", () => picture.zoomHere(0.8));
   parts.all.addEventListener("click", () => picture.fit());
   requestAnimationFrame(update);
   const frame = h("div", { class: "picture" }, parts.canvas, parts.tools, parts.said);
