@@ -2,9 +2,11 @@
 """What a supervisor asks of a worker: sockets taken over, growth its clients see, an orderly end."""
 
 import base64
+import json
 import os
 import resource
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -14,10 +16,12 @@ import pytest
 import fisk_core
 from fisk_core.dataplane import control
 from fisk_core.dataplane import protocol as p
+from fisk_core.dataplane.client import NbdClient
 from fisk_core.dataplane.disk import Disk
 from fisk_core.dataplane.server import ServeOptions
 from fisk_core.errors import FiskError, InUse, InvalidValue
 from tests.disks import USUAL, frozen, make_pool, make_spec
+from tests.nbd_servers import need
 from tests.servers import Raw, Served, info_request
 
 SIZE = 8 << 20
@@ -175,6 +179,68 @@ def test_clients_come_back_to_a_larger_disk(served):
     with served.connect() as client:
         assert client.size == 2 * SIZE
         assert client.read(0, 4096 * len(answered)) == b"g" * 4096 * len(answered)
+
+
+class Qemu:
+    """A QEMU without a guest: the disk as a block node, which it also exports."""
+
+    def __init__(self, served, folder):
+        self.path = str(folder / "export")
+        server = {"type": "unix", "path": served.path}
+        node = {
+            "driver": "nbd",
+            "node-name": "disk",
+            "server": server,
+            "export": "test",
+            "reconnect-delay": 20,
+        }
+        command = [
+            "qemu-storage-daemon", "--chardev", "stdio,id=talk", "--monitor", "chardev=talk",
+            "--blockdev", json.dumps(node), "--nbd-server", f"addr.type=unix,addr.path={self.path}",
+        ]  # fmt: skip
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self.process.stdout.readline()
+        self.call("qmp_capabilities")
+
+    def call(self, command, **arguments):
+        print(json.dumps({"execute": command, "arguments": arguments}), file=self.process.stdin, flush=True)
+        while True:
+            answer = json.loads(self.process.stdout.readline())
+            if "return" in answer or "error" in answer:
+                return answer
+
+    def poke(self):
+        """Have the node read something."""
+        export = {"type": "nbd", "id": "e", "node-name": "disk"}
+        assert "return" in self.call("block-export-add", **export)
+        with NbdClient.connect(f"nbd+unix:///disk?socket={self.path}") as client:
+            client.read(0, 512)
+        self.call("block-export-del", id="e", mode="hard")
+
+    def grow(self, size):
+        return self.call("block_resize", **{"node-name": "disk", "size": size})
+
+    def close(self):
+        self.call("quit")
+        self.process.communicate(timeout=20)
+
+
+def test_qemu_grows_with_the_disk(served, tmp_path):
+    need("qemu-storage-daemon")
+    qemu = Qemu(served, tmp_path)
+    try:
+        assert "error" in qemu.grow(2 * SIZE)
+        served.control("resize", size=2 * SIZE, drop=True)
+        qemu.poke()
+        for _ in range(200):
+            if "return" in qemu.grow(2 * SIZE):
+                break
+            time.sleep(0.02)
+        else:
+            raise AssertionError("QEMU never sees the size")
+    finally:
+        qemu.close()
 
 
 def test_draining_answers_first(served):
