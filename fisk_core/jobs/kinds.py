@@ -29,7 +29,7 @@ class Kind:
     JSON.
     """
 
-    takes: Mapping[str, type | tuple[type, ...]]
+    takes: Mapping[str, type]
     needs: Sequence[str]
     prepare: Callable[["Engine", Sequence[Path], Arguments], None]
     run: Callable[[Task], Any]
@@ -41,12 +41,20 @@ class Kind:
             wanted = self.takes.get(key)
             if wanted is None:
                 raise InvalidValue(f"'{key}' is no argument of this kind of job ({', '.join(self.takes)})")
-            if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            if not _fits(value, wanted):
                 raise InvalidValue(f"the argument '{key}' has the wrong type")
         for key in self.needs:
             if key not in given:
                 raise InvalidValue(f"the argument '{key}' is missing")
         return given
+
+
+def _fits(value: Any, wanted: type) -> bool:
+    """Whether a value has a type; lists and dictionaries are of strings."""
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        return isinstance(value, bool) and wanted is bool
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return all(isinstance(each, str) for each in inner)
 
 
 def _nothing(engine: "Engine", directories: Sequence[Path], arguments: Arguments) -> None:

@@ -174,6 +174,10 @@ def test_finished_jobs_are_forgotten_after_a_week(engine):
         ("check", {"mend": True}),
         ("import", {"name": "x"}),
         ("import", {"name": "x", "source": "relative"}),
+        ("import", {"name": "x", "source": "/nul\0"}),
+        ("import", {"name": "x", "source": "/lone\ud800"}),
+        ("import", {"name": "x", "source": "/x", "attributes": {"a": 1}}),
+        ("scrub", {"refs": [5]}),
         ("import", {"name": "bad name", "source": "/x"}),
         ("import", {"name": "x", "source": "/x", "block_size": True}),
     ],
@@ -283,6 +287,24 @@ def test_paths_are_refused_where_none_are_allowed(engine, folder):
     (folder / "image").write_bytes(b"x" * 512)
     with pytest.raises(Forbidden):
         Runner(engine, "here").submit("import", {"source": str(folder / "image"), "name": "x"})
+
+
+@pytest.mark.parametrize(
+    ("path", "error"), [("x" * 300, InvalidValue), ("image/x", InvalidValue), ("nothing", NotFound)]
+)
+def test_paths_that_cannot_be(engine, folder, path, error):
+    (folder / "image").write_bytes(b"x" * 512)
+    with pytest.raises(error):
+        Runner(engine, "here", directories=[folder]).submit(
+            "import", {"source": f"{folder}/{path}", "name": "x"}
+        )
+
+
+def test_nobody_learns_what_is_elsewhere(engine, home, folder):
+    jobs = Runner(engine, "here", directories=[folder])
+    for path in (home / "nothing", home / "run"):
+        with pytest.raises(Forbidden):
+            jobs.submit("import", {"source": str(path), "name": "x"})
 
 
 @pytest.mark.parametrize("path", ["../secret", "link", "linked/secret", "sub/../../secret"])
