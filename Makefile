@@ -3,7 +3,7 @@
 #   make demo     show the main job on a real disk        make check   ruff, mypy, documentation
 #   make test     check, then run all tests               make docs    build the manual
 #   make bench    measure beside nbdkit and qemu-nbd      make clean   remove what these made
-#   make deps     only install what the others need
+#   make deps     only install what the others need        make samples  options, policy and OpenAPI, from the code
 #
 # All install what they need first: Debian packages (bindep.txt) with apt-get, Python packages into .venv.
 
@@ -17,7 +17,7 @@ PYTEST_ARGS ?=
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test bench check lint types docs deps clean system-demo system-test system-bench system-base
+.PHONY: demo test bench check lint types docs samples deps clean system-demo system-test system-bench system-base
 
 demo: system-demo $(VENV)/.core
 	$(BIN)/python -m demo
@@ -40,6 +40,11 @@ types: $(VENV)/.test
 
 docs: $(VENV)/.test
 	$(SPHINX) -b html doc/source doc/build/html
+
+samples: $(VENV)/.test
+	$(BIN)/oslo-config-generator --namespace fisk --namespace fisk.daemon --output-file etc/fisk.conf.sample
+	$(BIN)/oslopolicy-sample-generator --namespace fisk --output-file etc/policy.yaml.sample
+	$(BIN)/python -m fisk_core.api >doc/source/openapi.json
 
 deps: system-demo system-test system-bench $(VENV)/.test $(VENV)/.bench
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real daemons for tests: ``with running(home) as fiskd`` starts one and ends it, its workers too.
 
-Options are sections of ``fisk.conf``: ``running(home, api={"max_page": 10}, DEFAULT={"host": "a"})``.  TCP ports
-are free ones, unless a test says otherwise.
+Options are sections of ``fisk.conf``: ``running(home, api={"max_page": 10}, DEFAULT={"host": "a"})``.
+TCP ports are free ones, unless a test says otherwise.
 """
 
 import http.client

@@ -11,6 +11,7 @@ import grp
 import hashlib
 import hmac
 import os
+import pwd
 import secrets
 import socket
 import struct
@@ -33,7 +34,7 @@ REMEMBER_SECONDS = 5.0
 _MAX_REMEMBERED = 1024
 _PEERCRED = struct.Struct("3i")
 _SO_PEERGROUPS = 59
-_MAX_GROUPS = 65536
+_ANSWER = 1024  # bytes; Python takes no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +81,24 @@ def peer(sock: socket.socket, groups: Groups) -> Caller:
         return Caller(f"uid:{uid}", ADMIN)
     if groups.operator is None and groups.reader is None:
         return Caller(f"uid:{uid}", None)
-    found = {gid, *_supplementary(sock)}
+    found = {gid, *_supplementary(sock, uid, gid)}
     if groups.operator in found:
         return Caller(f"uid:{uid}", OPERATOR)
     return Caller(f"uid:{uid}", READER if groups.reader in found else None)
 
 
-def _supplementary(sock: socket.socket) -> list[int]:
-    """Give the other groups of the peer, as the kernel knows them: no look-up of names, nothing stale."""
-    found = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
+def _supplementary(sock: socket.socket, uid: int, gid: int) -> list[int]:
+    """Give the other groups of the peer, as the kernel knows them: no look-up of names, nothing stale.
+
+    Only who has more than fit into an answer is looked up.
+    """
+    try:
+        found = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _ANSWER)
+    except OSError:
+        try:
+            return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+        except KeyError:
+            return []
     return [number for (number,) in struct.iter_unpack("I", found)]
 
 

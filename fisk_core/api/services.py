@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What handlers work with: one object, made by the daemon."""
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -36,6 +37,8 @@ class Services:
     """percent of a pool's medium from which on expendable snapshots go"""
     waiters: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_WAITERS))
     """threads of requests that wait for somebody else"""
+    waiting: "set[asyncio.Future[None]]" = field(default_factory=set)
+    """of these requests: cancelling one ends the wait"""
     started: float = field(default_factory=time.time)
 
 

@@ -14,10 +14,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fisk_core.api.identity import Groups, peer
 from fisk_core.api.limits import Limits
-from fisk_core.errors import FiskError, LimitExceeded, Overloaded
+from fisk_core.errors import FiskError, InvalidValue, LimitExceeded, Overloaded
 from fisk_core.problem import document
 
-_PHRASES = {413: b"Content Too Large", 429: b"Too Many Requests"}
+_PHRASES = {400: b"Bad Request", 413: b"Content Too Large", 429: b"Too Many Requests"}
 
 
 class Connection(HttpToolsProtocol):
@@ -67,6 +67,9 @@ class Connection(HttpToolsProtocol):
         self._end_wait()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(InvalidValue(msg))
+
     def _wait(self) -> None:
         self._timer = self.loop.call_later(self.limits.read_seconds, self._give_up)
 
@@ -84,7 +87,7 @@ class Connection(HttpToolsProtocol):
         status = error.http_status
         body = json.dumps({**document(error), "instance": ""}).encode()
         head = b"HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\n" % (status, _PHRASES[status])
-        rest = b"Content-Length: %d\r\nRetry-After: 1\r\nConnection: close\r\n\r\n" % len(body)
+        rest = b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
         self.transport.write(head + rest + body)
         self.transport.close()
 

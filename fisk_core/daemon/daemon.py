@@ -153,6 +153,8 @@ class _Daemon:
         watchdog.cancel()
         with suppress(asyncio.CancelledError):
             await watchdog
+        for waiting in list(self._services.waiting):
+            waiting.cancel()
         await anyio.to_thread.run_sync(self._services.broadcast.stop)
         await servers.stop()
 

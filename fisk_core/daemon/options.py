@@ -14,7 +14,7 @@ from fisk_core.config import Home
 from fisk_core.errors import InvalidValue
 
 _DEFAULT = Limits()
-_LEVELS = ["sqlalchemy=WARN", "oslo_policy=WARN", "uvicorn=WARN", "alembic=WARN", "asyncio=WARN"]
+_LEVELS = ["sqlalchemy=WARN", "oslo_policy=WARN", "uvicorn=ERROR", "alembic=WARN", "asyncio=WARN"]
 
 
 def _number(name: str, default: int, help: str, most: int = 1 << 31) -> cfg.Opt:
@@ -98,7 +98,10 @@ def read(home: Home, arguments: Sequence[str] = ()) -> cfg.ConfigOpts:
             default_config_files=files,
             default_config_dirs=[],
         )
-    except cfg.Error as exc:
+        for group, entries in list_opts():  # a value that makes no sense is noticed when it is read
+            for entry in entries:
+                conf[group][entry.dest]
+    except (cfg.Error, ValueError) as exc:
         raise InvalidValue(f"{home.config_file}: {exc}") from exc
     return conf
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds: Fisks that are written by NBD before anybody sees them."""
 
-from dataclasses import dataclass
-
 from pydantic import Field
 
 from fisk_core import errors
@@ -11,16 +9,9 @@ from fisk_core.api.models import Attributes, Body, Creation, IdInPath, Name, Rol
 from fisk_core.api.operation import Operations
 from fisk_core.api.services import Given
 from fisk_core.model import BLOCK_SIZE, PAGE_SIZE, Fisk, Role
+from fisk_core.supervision import Build
 
 router = Operations("builds")
-
-
-@dataclass(frozen=True, slots=True)
-class Build:
-    """A hidden Fisk, and where it is written."""
-
-    fisk_id: str
-    uri: str
 
 
 class NewBuild(Creation):
@@ -55,8 +46,7 @@ class Finish(Body):
 def begin_build(services: Given, new: NewBuild) -> Build:
     """Begin a Fisk that is written by NBD and shown when it is finished."""
     options = new.model_dump(exclude={"name"})
-    begun = services.supervisor.begin_build(new.name, **options)
-    return Build(begun.fisk_id, begun.uri)
+    return services.supervisor.begin_build(new.name, **options)
 
 
 @router.operation(

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Range locks: clients that share a Fisk agree on who may touch which bytes."""
 
+import asyncio
 from dataclasses import dataclass
 
 from anyio import to_thread
 from pydantic import Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from fisk_core import errors
@@ -13,6 +15,7 @@ from fisk_core.api.identity import OPERATOR, READER
 from fisk_core.api.models import Body, Creation, IdInPath, RefInPath, Text
 from fisk_core.api.operation import Operations, json_of
 from fisk_core.api.services import Given
+from fisk_core.catalog.fisks import new_id
 from fisk_core.errors import Overloaded
 from fisk_core.model import MAX_SIZE, RangeLock
 from fisk_core.services import rangelocks
@@ -53,14 +56,17 @@ class Renewal(Body):
     status=201,
     may=(errors.NotFound, errors.InUse, errors.AlreadyExists),
 )
-async def acquire_lock(services: Given, ref: RefInPath, new: NewLock) -> Response:
+async def acquire_lock(request: Request, services: Given, ref: RefInPath, new: NewLock) -> Response:
     """Lock a byte range, waiting for it if asked to; nothing enforces it.
 
-    The same id again gives the lock acquired before, with its time beginning anew.
+    Who hangs up does not wait any more.  The same id again gives the lock acquired before, with its time
+    beginning anew.
     """
 
+    wanted = new.model_copy(update={"id": new.id or new_id()})
+
     def acquire() -> Response:
-        lock = rangelocks.acquire(services.engine, ref, **new.model_dump())
+        lock = rangelocks.acquire(services.engine, ref, **wanted.model_dump())
         return json_of(RangeLock, lock, 201)
 
     if not new.wait:
@@ -68,7 +74,23 @@ async def acquire_lock(services: Given, ref: RefInPath, new: NewLock) -> Respons
     # Those who wait have threads of their own, so that nobody else waits because of them.
     if not services.waiters.available_tokens:
         raise Overloaded(f"{limits.MAX_WAITERS} requests wait for locks already")
-    return await to_thread.run_sync(acquire, limiter=services.waiters)
+    work = asyncio.ensure_future(to_thread.run_sync(acquire, limiter=services.waiters))
+    gone = asyncio.ensure_future(_is_gone(request))
+    services.waiting.add(gone)
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            await to_thread.run_sync(rangelocks.release, services.engine, str(wanted.id))
+        return await work
+    finally:
+        services.waiting.discard(gone)
+        gone.cancel()
+
+
+async def _is_gone(request: Request) -> None:
+    """Return when the client does not wait for the answer any more."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 @router.operation(
