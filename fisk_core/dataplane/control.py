@@ -150,11 +150,14 @@ class Control:
 
     def _connection(self, request: dict[str, Any], reply: Reply, fds: Descriptors) -> None:
         """Serve a socket that somebody else accepted."""
+        said = int(request.get("said", 0))
+        if said < 0:
+            raise errors.InvalidValue("nobody can have heard less than nothing")
         start = Start(
             name=str(request.get("name", self._server.export.name)),
             read_only=bool(request.get("read_only")),
             received=base64.b64decode(request.get("received", ""), validate=True),
-            said=int(request.get("said", 0)),
+            said=said,
         )
         self._server.check_room()
         self._server.add_connection(fds.take_socket(), start)

@@ -80,7 +80,7 @@ class Lines:
             request = json.loads(line)
             if not isinstance(request, dict):
                 raise ValueError("not an object")
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             self._reply(failure(errors.InvalidValue(f"malformed request: {exc}")))
         else:
             answer(self._handle, request, self._reply, fds)
@@ -111,7 +111,7 @@ def answer(handle: Handle, request: dict[str, Any], reply: Reply, fds: Descripto
         handle(request, reply, fds)
     except errors.FiskError as exc:
         reply(failure(exc))
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, OverflowError) as exc:
         reply(failure(errors.InvalidValue(f"malformed request: {exc!r}")))
 
 

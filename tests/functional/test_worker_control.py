@@ -128,7 +128,7 @@ def test_a_client_let_in_to_read_cannot_write(served):
 def test_descriptors_never_stay_behind(served):
     assert served.control("status")["connections"] == 0
     before = open_files(served.pid)
-    wrong = [{"received": "*"}, {"said": "x"}, {"received": 5}]
+    wrong = [{"received": "*"}, {"said": "x"}, {"said": -1}, {"said": float("inf")}, {"received": 5}]
     for fields in wrong:
         ours, theirs = socket.socketpair()
         with ours, pytest.raises(InvalidValue):
@@ -356,5 +356,10 @@ def test_a_worker_that_was_told_nothing_sensible_goes_on(served):
     for fields in ({"seconds": "long"}, {"seconds": None}):
         with pytest.raises(FiskError):
             served.control("drain", **fields)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(served.control_path)
+        sock.sendall(b'{"op": "resize", "size": Infinity}\n' + b"[" * 100_000 + b"\n")
+        with sock.makefile("rb") as lines:
+            assert [json.loads(lines.readline())["ok"] for _ in range(2)] == [False, False]
     with served.raw() as raw:
         assert raw.works()
