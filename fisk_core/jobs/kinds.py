@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fisk_core.engine import validate
-from fisk_core.errors import InvalidValue
+from fisk_core.errors import InvalidValue, Unsupported
 from fisk_core.jobs import imports, paths, targets
 from fisk_core.jobs.task import Task
 
@@ -100,6 +100,18 @@ def _collect(task: Task) -> Any:
     return asdict(task.engine.collect(dry_run=task.arguments.get("dry_run", False)))
 
 
+def _prepare_rescan(engine: "Engine", directories: Sequence[Path], arguments: Arguments) -> None:
+    """A pool that the catalog has lost is a path of this host, like any other."""
+    name = validate.name(arguments["pool"])
+    options = arguments.get("options", {})
+    if name in engine.pool_names() or not (options or "driver" in arguments):
+        return
+    if arguments.get("driver", "file") != "file" or set(options) != {"path"}:
+        raise Unsupported("a job finds only pools of files again; the command on the host itself finds any")
+    with paths.opened_folder(options["path"].rstrip("/"), directories):
+        pass
+
+
 def _rescan(task: Task) -> Any:
     options = {key: value for key, value in task.arguments.items() if key != "pool"}
     return asdict(task.engine.rescan(task.arguments["pool"], **options))
@@ -135,6 +147,6 @@ KINDS: Mapping[str, Kind] = {
     "collect": Kind({"dry_run": bool}, (), _nothing, _collect),
     "move": Kind({"ref": str, "pool": str}, ("ref", "pool"), _prepare_move, _move),
     "rescan": Kind(
-        {"pool": str, "driver": str, "options": dict, "force": bool}, ("pool",), _nothing, _rescan
+        {"pool": str, "driver": str, "options": dict, "force": bool}, ("pool",), _prepare_rescan, _rescan
     ),
 }

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fisk_core.catalog import jobs as rows
-from fisk_core.errors import AlreadyExists, Forbidden, InUse, InvalidValue, NotFound, Overloaded
+from fisk_core.errors import AlreadyExists, Forbidden, InUse, InvalidValue, NotFound, Overloaded, Unsupported
 from fisk_core.jobs import KINDS, Runner, runner, task
 from fisk_core.jobs.kinds import Kind, _nothing
 from fisk_core.jobs.problem import document, error_of
@@ -98,6 +98,21 @@ def test_rescan(engine):
     assert failed.error["status"] == 409
     assert isinstance(error_of(failed.error), AlreadyExists)
     assert done.result["fisks"] == []
+
+
+def test_rescan_of_a_lost_pool_is_a_path_like_any_other(engine, home, folder):
+    jobs = Runner(engine, "here", directories=[folder])
+    engine.create_pool("known", options={"path": str(folder / "pool")})
+    for arguments, error in (
+        ({"options": {"path": str(home / "elsewhere")}}, Forbidden),
+        ({"options": {"path": str(folder / "pool"), "more": "x"}}, Unsupported),
+        ({"driver": "other"}, Unsupported),
+    ):
+        with pytest.raises(error):
+            jobs.submit("rescan", {"pool": "lost", **arguments})
+    with pytest.raises(InvalidValue):
+        jobs.submit("rescan", {"pool": "../lost"})
+    assert jobs.submit("rescan", {"pool": "lost", "options": {"path": str(folder / "pool")}})
 
 
 def test_jobs_are_taken_in_order_and_no_more_at_once_than_allowed(engine, gate):
