@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from cliff.app import App
+from cliff.command import Command
 from cliff.commandmanager import CommandManager
 
 from fisk_core import __version__
@@ -22,6 +23,21 @@ from fisk_core.errors import from_oserror
 
 _LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 _TALKATIVE = ("alembic", "sqlalchemy", "stevedore", "cliff", "markdown_it")
+
+
+class _Commands(CommandManager):
+    """The commands; what is a command's whole name is never taken for the beginning of others' names.
+
+    cliff would take ``fisk attach s`` for ``fisk attachment show``.
+    """
+
+    def find_command(self, argv: list[str]) -> tuple[type[Command], str, list[str]]:
+        for count in range(len(argv), 0, -1):
+            name = " ".join(argv[:count])
+            if name in self.commands:
+                return self.commands[name].load(), name, argv[count:]
+        found: tuple[type[Command], str, list[str]] = super().find_command(argv)
+        return found
 
 
 class FiskApp(App):
@@ -34,7 +50,7 @@ class FiskApp(App):
         super().__init__(
             description=self.__doc__,
             version=__version__,
-            command_manager=CommandManager("fisk.cli"),
+            command_manager=_Commands("fisk.cli"),
             deferred_help=True,
         )
 

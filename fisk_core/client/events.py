@@ -70,13 +70,17 @@ def _stream(
 ) -> Generator[Event | None, None, None]:
     """Give None once the stream is there, then its events."""
     params: dict[str, Any] = {} if after is None else {"after": after}
-    with transport.stream("/events", params=params, silence=silence) as response:
-        yield None
-        try:
+    connected = False
+    try:
+        with transport.stream("/events", params=params, silence=silence) as response:
+            connected = True
+            yield None
             for message in SSEClient(response.iter_content(chunk_size=None)).events():
                 yield _event(message.data)
-        except Unavailable as exc:
+    except Unavailable as exc:
+        if connected:
             raise _Broken(exc) from exc
+        raise
 
 
 def _event(text: str) -> Event:

@@ -11,7 +11,12 @@ from fisk_core.cli.columns import Seconds, Text, Time, labels
 if TYPE_CHECKING:
     from fisk_core.model import Retention, Schedule
 
-_KEPT = ("last", "hourly", "daily", "weekly")
+_KEPT = {
+    "last": "N newest",
+    "hourly": "newest of each of N hours",
+    "daily": "newest of each of N days",
+    "weekly": "newest of each of N weeks",
+}
 
 
 def _kept(retention: "Retention") -> dict[str, int]:
@@ -35,13 +40,10 @@ def _details(schedule: "Schedule") -> dict[str, Any]:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    for key, which in zip(
-        _KEPT, ("newest", "newest of N hours", "newest of N days", "newest of N weeks"), strict=True
-    ):
-        parser.add_argument(f"--keep-{key}", metavar="N", type=int, help=f"Keep the N {which}."
-                            if key == "last" else f"Keep the {which}.")  # fmt: skip
+    for key, which in _KEPT.items():
+        parser.add_argument(f"--keep-{key}", metavar="N", type=int, help=f"Keep the {which}.")
     parser.add_argument(
-        "--prefix", metavar="WORD", help="What its snapshots' names begin with; default auto."
+        "--name-prefix", metavar="WORD", help="What its snapshots' names begin with; default auto."
     )
     parser.add_argument("--expire", metavar="TIME", help="How old a snapshot gets at most, or never.")
     parser.add_argument(
@@ -53,7 +55,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _given(parsed_args: argparse.Namespace) -> dict[str, Any]:
     """Give what was said of prefix, expiry and so on."""
-    found = {"prefix": parsed_args.prefix, "expendable": parsed_args.expendable}
+    found = {"prefix": parsed_args.name_prefix, "expendable": parsed_args.expendable}
     found = {key: value for key, value in found.items() if value is not None}
     if parsed_args.expire is not None:
         found["expire"] = None if parsed_args.expire == "never" else arguments.duration(parsed_args.expire)
