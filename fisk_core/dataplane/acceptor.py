@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import fisk_core
 from fisk_core import errors
-from fisk_core.dataplane import handover, lines, unixsocket
+from fisk_core.dataplane import handover, lines, scope, unixsocket
 from fisk_core.dataplane.descriptors import Descriptors
 from fisk_core.dataplane.lines import Lines, Reply, outcome
 from fisk_core.dataplane.listener import Listener, listen_tcp
@@ -249,8 +249,9 @@ def start(options: AcceptorOptions) -> "tuple[subprocess.Popen[str], tuple[str, 
         instructions.seek(0)
         fds = [instructions.fileno(), report.fileno()]
         process = subprocess.Popen(
-            [sys.executable, "-m", "fisk_core.dataplane.acceptor", *map(str, fds)],
+            [*scope.prefix(), sys.executable, "-m", "fisk_core.dataplane.acceptor", *map(str, fds)],
             pass_fds=fds,
+            env=scope.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

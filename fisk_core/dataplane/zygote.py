@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import IO, Any, TextIO
 
 from fisk_core import errors
-from fisk_core.dataplane import lines, worker
+from fisk_core.dataplane import lines, scope, worker
 from fisk_core.dataplane.process import told
 from fisk_core.dataplane.server import ServeOptions
 from fisk_core.dataplane.spec import DiskSpec
@@ -50,10 +50,10 @@ class Zygote:
 
     def __init__(self) -> None:
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        environment = scope.environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fisk_core.dataplane.zygote", str(theirs.fileno())],
+                [*scope.prefix(), sys.executable, "-m", "fisk_core.dataplane.zygote", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,
