@@ -71,7 +71,7 @@ def duration(seconds: float | None) -> str:
         if seconds * factor < 999.5:
             value = seconds * factor
             return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
-    return f"{seconds:.1f}s"
+    return f"{seconds:.1f}s" if seconds < 99.95 else f"{seconds:.0f}s"
 
 
 @contextmanager

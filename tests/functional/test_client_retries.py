@@ -285,6 +285,7 @@ def test_connections_are_kept_and_shared_by_threads(home: Path) -> None:
         assert server.connections <= 9
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # the server is a thread
 def test_a_child_does_not_use_its_parents_connection(home: Path) -> None:
     with scripted(home) as (server, url), client(url) as engine:
         engine.get("a")

@@ -5,6 +5,7 @@ import argparse
 import json
 import shutil
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from fisk_core.cli.base import FiskCommand
@@ -49,7 +50,8 @@ class Top(FiskCommand):
             if parsed_args.once or parsed_args.json or not self.app.stdout.isatty():
                 self._print(look, parsed_args)
             else:
-                self._watch(look, parsed_args.interval)
+                with suppress(KeyboardInterrupt):  # the usual way to end it
+                    self._watch(look, parsed_args.interval)
 
     def _print(self, look: "_Look", parsed_args: argparse.Namespace) -> None:
         """Write plain tables, or JSON, one after the other."""
@@ -79,11 +81,8 @@ class Top(FiskCommand):
                 title = problem or f"{len(found)} in use, by {ORDERS[self.order][0]}   {_HELP}"
                 shown = self._sorted(found)[: max(0, console.height - 3)]
                 screen.update(live.table(shown, title, console.width), refresh=True)
-                try:
-                    pressed = keys.wait(due - time.monotonic())
-                except KeyboardInterrupt:
-                    return
-                if "q" in pressed or "\x03" in pressed:
+                pressed = keys.wait(due - time.monotonic())
+                if "q" in pressed:
                     return
                 self.order = next((key for key in reversed(pressed) if key in ORDERS), self.order)
                 if time.monotonic() >= due:
