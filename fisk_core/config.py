@@ -81,6 +81,10 @@ class Home:
         """Says that the Fisk's worker on this host is supervised, and how it is served."""
         return self.run / f"{fisk_id}.worker"
 
+    def direct(self, fisk_id: str) -> Path:
+        """Says that a file of the Fisk was handed out: nobody else may write, locked or not."""
+        return self.lock_path / f"{fisk_id}.direct"
+
     def control(self, fisk_id: str) -> Path:
         """The control socket of the worker that serves the Fisk."""
         return self.run / f"{fisk_id}.ctl"

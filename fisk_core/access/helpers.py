@@ -49,7 +49,13 @@ class Helper:
     def running(self) -> bool:
         return locks.is_held(self.lock)
 
-    def start(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def start(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         """Start the program unless it runs already, in its directory: short names of sockets work there."""
         try:
             lock = locks.acquire(self.lock)
@@ -62,7 +68,7 @@ class Helper:
                     subprocess.run(
                         ["/bin/sh", "-c", _LAUNCH, str(self.pid_file), *arguments],
                         env={**os.environ, **(environment or {})},
-                        pass_fds=[lock.fd],
+                        pass_fds=[lock.fd, *pass_fds],
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,

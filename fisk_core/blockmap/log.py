@@ -246,6 +246,16 @@ def create(pool: Pool, header: LogHeader) -> None:
     pool.sync_device_name(Kind.LAYER, header.map_id)
 
 
+def rewrite(pool: Pool, header: LogHeader, changes: Changes, live: int) -> None:
+    """Replace the log of a period by one that says just ``changes``, durably and in one rename.
+
+    For a period no LogWriter has open.
+    """
+    payload = b"".join(encode_changes(changes, live, header.geometry))
+    body = frame(BATCH.pack(len(payload)) + payload, 1, 1) if payload else b""
+    pool.replace_log(header.map_id, [frame(header.pack(), 0, 0), body])
+
+
 class LogWriter:
     """Appends batches to the log of an open period.
 

@@ -42,9 +42,11 @@ def seize(context: Context, record: Record, *, shared: bool) -> locks.Lock | Non
     = False``.
     """
     try:
-        return locks.acquire(context.home.lock(record.id), shared=shared)
+        lock = locks.acquire(context.home.lock(record.id), shared=shared)
     except InUse:
         pass
+    else:
+        return _unless_direct(context, record, lock)
     status = worker_status(context, record)
     if status.get("read_only"):
         raise InUse(f"Fisk '{record.name}' is being read; stop its readers first")
@@ -83,12 +85,16 @@ def exclude(context: Context, record: Record, *, force: bool) -> locks.Lock:
     The caller has seen that it is attached nowhere, unless forced: a supervised worker is one that stayed in
     case another reader comes, then.
     """
+    if force:
+        context.home.direct(record.id).unlink(missing_ok=True)
     try:
-        return locks.acquire(context.home.lock(record.id))
+        lock = locks.acquire(context.home.lock(record.id))
     except InUse:
         if not force and not context.home.mark(record.id).exists():
             whose = _whose(context, record)
             raise InUse(f"Fisk '{record.name}' is in use{whose}; stop what uses it, or force") from None
+    else:
+        return _unless_direct(context, record, lock)
     try:
         call(context, record, {"op": "stop"})
     except (NotFound, PoolError) as exc:  # one that ends meanwhile goes away without a reply
@@ -103,11 +109,20 @@ def exclude(context: Context, record: Record, *, force: bool) -> locks.Lock:
 def take(context: Context, record: Record, *, shared: bool, timeout: float = 0.0) -> locks.Lock:
     """Take the Fisk's lock; raises InUse that says by whom it is used as far as that is known."""
     try:
-        return locks.acquire(context.home.lock(record.id), shared=shared, timeout=timeout)
+        lock = locks.acquire(context.home.lock(record.id), shared=shared, timeout=timeout)
     except InUse:
         use = "written" if shared else "used"
         whose = _whose(context, record)
         raise InUse(f"Fisk '{record.name}' is being {use} by another process{whose}") from None
+    return _unless_direct(context, record, lock)
+
+
+def _unless_direct(context: Context, record: Record, lock: locks.Lock) -> locks.Lock:
+    """Give the lock back where the Fisk's file was handed out: whoever has it writes without any lock."""
+    if context.home.direct(record.id).exists():
+        lock.release()
+        raise InUse(f"Fisk '{record.name}' is attached as 'direct' and its keeper is away; attach it again")
+    return lock
 
 
 def _whose(context: Context, record: Record) -> str:
