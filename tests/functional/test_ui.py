@@ -242,6 +242,26 @@ def test_a_load_shows_in_the_plots(page):
     found.shows("#counted", "0 attached")
 
 
+def test_latencies_come_out_of_the_histograms(page):
+    found = page.sign_in()
+    measured = found.driver.execute_async_script(
+        """
+        const done = arguments[0];
+        import("/ui/js/rates.js").then(({percentile, difference}) => {
+          const metrics = (reads, counts) => ({reads, writes: 0, read_bytes: 0, write_bytes: 0, queue: 0,
+            connections: 1, latency: {bounds: [1, 2, 4], read: counts, write: [0, 0, 0, 0]}});
+          const delta = difference(metrics(10, [10, 0, 0, 0]), metrics(30, [20, 10, 0, 0]));
+          const anew = difference(metrics(10, [10, 0, 0, 0]), metrics(3, [3, 0, 0, 0]));
+          const half = percentile(delta.bounds, delta.read.counts, 0.5);
+          const most = percentile(delta.bounds, delta.read.counts, 0.99);
+          const beyond = percentile([1, 2, 4], [0, 0, 0, 7], 0.5);
+          done([delta.read.operations, half, most, beyond, percentile([1], [0, 0], 0.5), anew]);
+        });
+        """
+    )
+    assert measured == [20, 1, pytest.approx(1.98), 4, None, None]
+
+
 def test_pools_show_fill_and_mark(page):
     found = page.sign_in(view="pools")
     found.shows("[aria-label='Pool default']", "of 233 Fisks", "90 %")

@@ -3,7 +3,7 @@
 
 import { h, table } from "./dom.js";
 import { bandwidth, count, latency } from "./format.js";
-import { Plot } from "./plot.js";
+import { Plot, logarithmic } from "./plot.js";
 
 const LINES = (key) => [
   { label: "read", colour: "read", value: (each) => each.read[key] },
@@ -19,7 +19,7 @@ export function activity(page, signal) {
   const plots = [
     new Plot("Operations per second", count, LINES("iops")),
     new Plot("Bandwidth", bandwidth, LINES("bytes")),
-    new Plot("Latency", latency, LATENCIES),
+    new Plot("Latency", latency, LATENCIES, logarithmic),
   ];
   const heading = h("h2", { id: "plotted" });
   const body = h("tbody", {});

@@ -2,7 +2,7 @@
 /** Events as they happen, newest first. */
 
 import { h, table } from "./dom.js";
-import { when } from "./format.js";
+import { pairs, when } from "./format.js";
 
 const HEADS = ["Number", "When", "What", "Fisk", "More"];
 
@@ -27,8 +27,7 @@ export function events(page, signal) {
 
 function row({ num, at, kind, fisk_id: id, data }, store) {
   const subject = id ? store.nameOf(id) : data.ids ? `${data.ids.length} Fisks` : "";
-  const rest = Object.entries(data).filter(([name]) => name !== "ids");
-  const more = rest.map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`).join(" ");
+  const more = pairs({ ...data, ids: null });
   return h("tr", { "data-kind": kind },
     h("td", {}, String(num)), h("td", {}, when(at)), h("td", {}, kind),
     h("td", {}, subject), h("td", { class: "result" }, more));

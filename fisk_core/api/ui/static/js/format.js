@@ -4,7 +4,8 @@
 const BINARY = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 const DECIMAL = ["", "k", "M", "G"];
 
-const digits = (value) => (value >= 100 || Number.isInteger(value) ? value.toFixed(0) : value.toPrecision(3));
+/** Three digits, without zeros at the end that say nothing. */
+const digits = (value) => (value >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3))));
 
 function scaled(value, step, units) {
   let unit = 0;
@@ -41,3 +42,11 @@ export function when(text) {
 }
 
 export const plural = (number, one, many) => `${number.toLocaleString()} ${number === 1 ? one : many}`;
+
+/** Names and values of an object in one line: "layers=135 dry_run=false"; what is empty is left out. */
+export function pairs(object) {
+  const empty = (value) => value === null || (typeof value === "object" && !Object.keys(value).length);
+  const text = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));
+  const shown = Object.entries(object).filter(([, value]) => !empty(value));
+  return shown.map(([name, value]) => `${name}=${text(value)}`).join(" ");
+}

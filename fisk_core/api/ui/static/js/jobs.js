@@ -3,7 +3,7 @@
 
 import { call, get } from "./api.js";
 import { h, table } from "./dom.js";
-import { bytes, percent, when } from "./format.js";
+import { bytes, pairs, percent, when } from "./format.js";
 
 const EVERY = 2000;
 const SHOWN = 200;
@@ -73,7 +73,7 @@ function jobRow(mayCancel, cancel) {
   function update(job) {
     element.dataset.job = job.id;
     element.dataset.state = job.state;
-    name.replaceChildren(h("strong", {}, job.kind), h("br"), h("small", {}, argumentsOf(job)));
+    name.replaceChildren(h("strong", {}, job.kind), h("br"), h("small", {}, pairs(job.arguments)));
     state.textContent = job.state;
     begun.textContent = when(job.created_at);
     showProgress(progress, done, job);
@@ -83,9 +83,6 @@ function jobRow(mayCancel, cancel) {
   }
   return { element, update };
 }
-
-const argumentsOf = (job) =>
-  Object.entries(job.arguments).map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`).join(" ");
 
 function showProgress(progress, text, job) {
   progress.setAttribute("aria-label", `${job.kind}: ${job.state}`);
@@ -100,5 +97,5 @@ function showProgress(progress, text, job) {
 function outcome(job) {
   if (job.error) return job.error.detail || job.error.title || "failed";
   if (job.result === null || job.result === undefined) return "";
-  return typeof job.result === "string" ? job.result : JSON.stringify(job.result);
+  return typeof job.result === "object" ? pairs(job.result) : String(job.result);
 }

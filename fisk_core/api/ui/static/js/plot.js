@@ -13,10 +13,11 @@ const GAP = 15;
 const SPANS = [1, 2, 5, SPAN / 60];
 
 export class Plot {
-  /** `lines` are {label, colour (a name of the theme), dashed, value(sample)}. */
-  constructor(title, format, lines) {
+  /** `lines` are {label, colour (a name of the theme), dashed, value(sample)}; `scale` is linear or logarithmic. */
+  constructor(title, format, lines, scale = linear) {
     this.format = format;
     this.lines = lines;
+    this.scale = scale;
     this.samples = [];
     this.pointer = null;
     this.canvas = h("canvas", { class: "plot", role: "img", "aria-label": title });
@@ -42,16 +43,16 @@ export class Plot {
     if (frame.width < LEFT + RIGHT + 10) return;
     const now = this.samples.at(-1)?.time || 0;
     const values = this.samples.flatMap((each) => this.lines.map((line) => line.value(each) || 0));
-    const top = ceiling(Math.max(...values, 0));
+    const { ticks, share } = this.scale(values);
     const minutes = SPANS.find((each) => now - this.samples[0]?.time < each * 60) || SPANS.at(-1);
     const x = (time) => LEFT + (frame.width - LEFT - RIGHT) * (1 - (now - time) / (minutes * 60));
-    const y = (value) => TOP + (frame.height - TOP - BOTTOM) * (1 - value / top);
-    this.#grid(frame, top, x, y, now, minutes);
+    const y = (value) => TOP + (frame.height - TOP - BOTTOM) * (1 - share(value));
+    this.#grid(frame, ticks, x, y, now, minutes);
     for (const line of this.lines) this.#line(frame.context, line, x, y);
     this.#readings(frame, x, now);
   }
 
-  #grid({ context, width, height }, top, x, y, now, span) {
+  #grid({ context, width, height }, ticks, x, y, now, span) {
     const { paper, faint, muted } = colours();
     context.fillStyle = paper;
     context.fillRect(0, 0, width, height);
@@ -62,13 +63,13 @@ export class Plot {
     context.setLineDash([]);
     context.textAlign = "right";
     context.textBaseline = "middle";
-    for (const share of [0, 0.5, 1]) {
-      const at = Math.round(y(share * top)) + 0.5;
+    for (const tick of ticks) {
+      const at = Math.round(y(tick)) + 0.5;
       context.beginPath();
       context.moveTo(LEFT, at);
       context.lineTo(width - RIGHT, at);
       context.stroke();
-      context.fillText(this.format(share * top), LEFT - 6, at);
+      context.fillText(this.format(tick), LEFT - 6, at);
     }
     context.textBaseline = "bottom";
     for (const [minutes, align] of [[span, "left"], [span / 2, "center"], [0, "right"]]) {
@@ -123,4 +124,20 @@ export function ceiling(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
   return power * [1, 2, 5, 10].find((step) => step * power >= value);
+}
+
+/** From zero to a round number above the values. */
+export function linear(values) {
+  const top = ceiling(Math.max(...values, 0));
+  return { ticks: [0, top / 2, top], share: (value) => value / top };
+}
+
+/** From one power of ten to another, with the values between: for what differs by magnitudes. */
+export function logarithmic(values) {
+  const some = values.filter((value) => value > 0);
+  const low = some.length ? Math.floor(Math.log10(Math.min(...some))) : -5;
+  const high = some.length ? Math.max(low + 1, Math.ceil(Math.log10(Math.max(...some)))) : -2;
+  const ticks = Array.from({ length: high - low + 1 }, (_, at) => 10 ** (low + at));
+  const share = (value) => Math.max(0, (Math.log10(value) - low) / (high - low));
+  return { ticks, share };
 }

@@ -6,7 +6,7 @@ const KINDS = ["read", "write"];
 
 /** Gives the latency below which the share `q` of the operations was, from a histogram; null without any. */
 export function percentile(bounds, counts, q) {
-  const total = counts.reduce((sum, count) => sum + count, 0);
+  const total = counts.reduce((before, count) => before + count, 0);
   if (!total) return null;
   let left = q * total;
   for (let at = 0; at < counts.length; at += 1) {

@@ -24,9 +24,11 @@ function palette(layers) {
 
 export function mapPicture(fisk) {
   const box = h("div", { class: "map" }, "…");
-  get(`/fisks/${fisk.id}/map?buckets=${BUCKETS}`).then(
-    (picture) => box.replaceChildren(...drawn(picture)),
-    (error) => box.replaceChildren(error.message));
+  const again = h("button", { type: "button", onclick: () => look() }, "Look again");
+  const look = () => get(`/fisks/${fisk.id}/map?buckets=${BUCKETS}`).then(
+    (picture) => box.replaceChildren(...drawn(picture), again),
+    (error) => box.replaceChildren(error.message, " ", again));
+  look();
   return box;
 }
 

@@ -56,7 +56,9 @@ function elements() {
 function counted(store) {
   const fisks = [...store.forest.nodes.values()].map((node) => node.fisk);
   const live = fisks.filter((fisk) => fisk.state === "live").length;
-  return `${plural(fisks.length, "Fisk", "Fisks")}: ${live} live, ${fisks.length - live} frozen, ${store.attached.size} attached`;
+  const parts = { live, frozen: fisks.length - live, attached: store.attached.size };
+  const told = Object.entries(parts).map(([kind, number]) => `${number.toLocaleString()} ${kind}`);
+  return `${plural(fisks.length, "Fisk", "Fisks")}: ${told.join(", ")}`;
 }
 
 function spoken(item, picture) {
