@@ -41,6 +41,13 @@ OffsetQuery = Annotated[int, Query(ge=0, le=MAX_SIZE, description="bytes")]
 BlockSize = Literal[512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]
 
 
+def moment(value: object) -> object:
+    """Let nothing but text be read as a time: seconds since whenever are not RFC 3339."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError("a time is text, RFC 3339")
+    return value
+
+
 class Body(BaseModel):
     """A request's body."""
 

@@ -8,12 +8,13 @@ handler's thread, so that the event loop only moves bytes.
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar, get_args, get_origin
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -48,15 +49,31 @@ class Route(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         extra = self.openapi_extra or {}
-        if not extra[ROLE]:
-            return handle
-        rule = extra[RULE]
+        rule, public = extra[RULE], not extra[ROLE]
+        fields = self.dependant.query_params
+        known = {field.alias: _takes_several(field.field_info.annotation) for field in fields}
 
         async def checked(request: Request) -> Response:
-            services_of(request).guard.require(request.scope["fisk.caller"], rule)
+            if not public:
+                services_of(request).guard.require(request.scope["fisk.caller"], rule)
+            if request.scope["query_string"]:
+                _check_query(request.query_params, known)
             return await handle(request)
 
         return checked
+
+
+def _takes_several(kind: Any) -> bool:
+    return get_origin(kind) is list or any(map(_takes_several, get_args(kind)))
+
+
+def _check_query(given: QueryParams, known: Mapping[str, bool]) -> None:
+    """Refuse parameters that there are not, and repeated ones where only one counts: they are mistakes."""
+    for name in given:
+        if name not in known:
+            raise errors.InvalidValue(f"there is no parameter '{name}' here")
+        if not known[name] and len(given.getlist(name)) > 1:
+            raise errors.InvalidValue(f"the parameter '{name}' is there more than once")
 
 
 class Operations(APIRouter):

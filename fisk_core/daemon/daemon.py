@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 import uvloop
@@ -123,14 +124,9 @@ class _Daemon:
     def __init__(
         self, home: Home, conf: cfg.ConfigOpts, services: Services, found: Listeners, groups: Groups
     ) -> None:
-        self._home, self._conf, self._services = home, conf, services
-        app = create_app(services)
-        self._servers_of = lambda: Servers(
-            Gate(app, services.limits, services.tokens),
-            found,
-            protocol(services.limits, groups),
-            conf.api.stop_seconds,
-        )
+        self._home, self._services = home, services
+        self._conf: Any = conf
+        self._found, self._protocol = found, protocol(services.limits, groups)
         self.draining = False
 
     async def serve(self) -> None:
@@ -142,7 +138,7 @@ class _Daemon:
         loop.add_signal_handler(signal.SIGUSR2, self._drain, ending)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         anyio.to_thread.current_default_thread_limiter().total_tokens = self._services.limits.threads
-        servers = self._servers_of()
+        servers = self._servers()
         await servers.start()
         watchdog = asyncio.create_task(_watchdog())
         LOG.info("serving %s", self._home.path)
@@ -157,6 +153,11 @@ class _Daemon:
             waiting.cancel()
         await anyio.to_thread.run_sync(self._services.broadcast.stop)
         await servers.stop()
+
+    def _servers(self) -> Servers:
+        services = self._services
+        gate = Gate(create_app(services), services.limits, services.tokens)
+        return Servers(gate, self._found, self._protocol, self._conf.api.stop_seconds)
 
     def _drain(self, ending: asyncio.Event) -> None:
         self.draining = True

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Query
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from fisk_core import errors
-from fisk_core.api import limits
+from fisk_core.api import limits, models
 from fisk_core.api.identity import OPERATOR, READER
 from fisk_core.api.models import NAME, Body, Creation, IdInPath, Name, Ref
 from fisk_core.api.operation import Operations
@@ -22,7 +22,7 @@ _ERRORS = (errors.NotFound, errors.AlreadyExists)
 Interval = Annotated[int, Field(ge=schedules.MIN_INTERVAL, le=schedules.MAX_INTERVAL, description="seconds")]
 Expiry = Annotated[int, Field(ge=1, le=100 * schedules.MAX_INTERVAL, description="seconds")]
 Prefix = Annotated[Name, Field(max_length=schedules.MAX_PREFIX)]
-Time = Annotated[AwareDatetime, Field(strict=False)]
+Time = Annotated[AwareDatetime, BeforeValidator(models.moment), Field(strict=False)]
 Count = Annotated[int, Field(ge=0, le=schedules.MAX_KEPT)]
 
 
