@@ -26,6 +26,8 @@ export function activity(page, signal) {
   let chosen = "";
   const rows = new Map();
 
+  const nameOf = (id) => (id ? page.store.nameOf(id) : "All together");
+
   function choose(id) {
     chosen = id;
     update();
@@ -33,15 +35,14 @@ export function activity(page, signal) {
 
   function update() {
     const { history, workers } = page.workers;
-    const ids = ["", ...workers.map((worker) => worker.fisk_id)];
+    const named = workers.map((worker) => worker.fisk_id).sort((a, b) => nameOf(a).localeCompare(nameOf(b)));
+    const ids = ["", ...named];
     if (!ids.includes(chosen)) chosen = "";
     arrange(ids);
     for (const id of ids) rows.get(id).update(history.latest(id), nameOf(id));
     heading.textContent = chosen ? nameOf(chosen) : `All ${workers.length} attached Fisks of this host`;
     for (const plot of plots) plot.show(history.of(chosen));
   }
-
-  const nameOf = (id) => (id ? page.store.nameOf(id) : "All together");
 
   /** Adds and removes rows, and leaves those that stay where they are: one of them may have the focus. */
   function arrange(ids) {

@@ -93,7 +93,7 @@ export class Plot {
     }
     context.setLineDash(dashed ? [4, 3] : []);
     context.strokeStyle = colours()[colour];
-    context.lineWidth = 1.8;
+    context.lineWidth = colour === "read" ? 3 : 1.5; // both are seen where they are the same
     context.lineJoin = "round";
     context.stroke();
     context.setLineDash([]);
