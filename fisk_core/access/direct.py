@@ -85,7 +85,7 @@ class Direct(AccessPath):
 
     def disconnect(self, details: Details, *, force: bool = False) -> None:
         link, helper = _parts(details)
-        if not force:
+        if not (force or details["read_only"]):  # who has a frozen Fisk's file open just keeps it
             _require_closed(link)
         try:
             self._end(details, helper)

@@ -20,6 +20,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from fisk_core import locks
+from fisk_core.dataplane import scope
 from fisk_core.errors import InUse, PoolError, from_oserror
 
 START_SECONDS = 15.0
@@ -66,8 +67,8 @@ class Helper:
             try:
                 with self.log.open("wb") as log:
                     subprocess.run(
-                        ["/bin/sh", "-c", _LAUNCH, str(self.pid_file), *arguments],
-                        env={**os.environ, **(environment or {})},
+                        ["/bin/sh", "-c", _LAUNCH, str(self.pid_file), *scope.prefix(), *arguments],
+                        env=scope.environment(**(environment or {})),
                         pass_fds=[lock.fd, *pass_fds],
                         stdin=subprocess.DEVNULL,
                         stdout=log,

@@ -19,7 +19,7 @@ _LOOP_SET_STATUS64, _LOOP_GET_STATUS64 = 0x4C04, 0x4C05
 _INFO = struct.Struct("=QQQQQIIII64s64s32s2Q")
 """struct loop_info64; the flags are its 9th field."""
 _FLAGS, _AUTOCLEAR = 8, 4
-_PATIENCE_SECONDS = 2.0
+_PATIENCE_SECONDS = 1.0
 """For those that only look at a new device, as udev does."""
 
 
