@@ -12,7 +12,14 @@ project = "Fisk"
 author = "The Fisk authors"
 version = release = __version__
 
-extensions = ["cliff.sphinxext", "oslo_config.sphinxext", "catalog_tables", "error_table", "struct_layout"]
+extensions = [
+    "api_operations",
+    "cliff.sphinxext",
+    "oslo_config.sphinxext",
+    "catalog_tables",
+    "error_table",
+    "struct_layout",
+]
 exclude_patterns = ["_ext"]
 nitpicky = True
 

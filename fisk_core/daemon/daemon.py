@@ -7,6 +7,7 @@ way and leaves the workers running, unless told to drain them.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -139,6 +140,9 @@ class _Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         anyio.to_thread.current_default_thread_limiter().total_tokens = self._services.limits.threads
         servers = self._servers()
+        # What is there now stays: looking through it again and again would only make requests wait.
+        gc.collect()
+        gc.freeze()
         await servers.start()
         watchdog = asyncio.create_task(_watchdog())
         LOG.info("serving %s", self._home.path)
