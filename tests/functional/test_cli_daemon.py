@@ -121,6 +121,8 @@ def test_the_verbs_there_were(fisk: Command, tmp_path: Path) -> None:
         assert fisk.run(verb).returncode == 0
     assert fisk.json("gc")["reclaimed"] == 0
     assert fisk.json("pool", "show", "default")["driver"] == "file"
+    fisk("pool", "create", "second")
+    assert fisk.json("move", "d", "second")["pool"] == "second"
     assert fisk("map", "image", "--width", "80").startswith("image: 1.0 MiB")
     fisk("delete", "image", "d", "c-2", "s1", "s2")
     assert fisk.json("list") == []

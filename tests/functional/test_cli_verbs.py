@@ -13,6 +13,7 @@ import pytest
 
 from fisk_core.dataplane.client import NbdClient
 from fisk_core.engine import Engine
+from fisk_core.errors import NotFound
 from tests.commands import Command
 from tests.engines import MIB, read, write
 from tests.nbd_servers import need
@@ -91,6 +92,14 @@ def test_streams(fisk: Command, tmp_path: Path) -> None:
     with (tmp_path / "target").open("wb") as target:
         fisk("download", "live", "-", stdout=target)
     assert (tmp_path / "target").read_bytes() == DATA
+
+
+def test_move(fisk: Command) -> None:
+    fisk("create", "a", "1M")
+    fisk("pool", "create", "other")
+    assert fisk.json("move", "a", "other")["pool"] == "other"
+    assert fisk.json("show", "a")["pool"] == "other"
+    assert "nowhere" in fisk.fails(NotFound, "move", "a", "nowhere")
 
 
 def test_snapshot_clone_revert_diff(fisk: Command) -> None:
@@ -210,6 +219,9 @@ def test_pools_and_a_lost_catalog(fisk: Command, tmp_path: Path) -> None:
     fisk("create", "a", "1M", "--pool", "second")
     with Engine.open(fisk.home) as engine:
         write(engine, "a", 0, DATA)
+    fisk("pool", "create", "third")
+    assert fisk.json("move", "a", "third")["pool"] == "third"
+    assert fisk.json("move", "a", "second")["pool"] == "second"
     shutil.rmtree(fisk.home)
     found = fisk.json("pool", "rescan", "second", "--path", str(tmp_path / "second"))
     assert (found["fisks"], found["damaged"]) == (["a"], [])

@@ -29,6 +29,7 @@ VERBS = [
     "gc",
     "serve",
     "map",
+    "move",
     "route",
     "pool_create",
     "pool_list",
