@@ -4,6 +4,7 @@
 import re
 import uuid
 from collections.abc import Mapping
+from datetime import datetime
 
 from fisk_core.catalog.fisks import is_id
 from fisk_core.dataplane import classes, qos
@@ -80,7 +81,20 @@ def attributes(labels: Mapping[str, str | None] | None) -> dict[str, str | None]
             raise LimitExceeded(f"the value of attribute '{key}' is longer than {MAX_VALUE} bytes")
         if value is not None and key.startswith(qos.PREFIX):
             qos.value_of(key, value)
+        if value is not None:
+            _removal(key, value)
     return dict(labels or {})
+
+
+def _removal(key: str, value: str) -> None:
+    """What says when a snapshot may be removed must be understood when that time comes."""
+    if key == "expendable" and value not in ("true", "false"):
+        raise InvalidValue(f"the attribute expendable is true or false, not '{value}'")
+    if key == "expires":
+        try:
+            datetime.fromisoformat(value)
+        except ValueError as exc:
+            raise InvalidValue(f"'{value}' is not a time like 2026-12-31T12:00:00Z") from exc
 
 
 def acted_upon(key: str) -> bool:

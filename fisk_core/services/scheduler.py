@@ -33,6 +33,7 @@ class Scheduler:
         self._engine = engine
         self._high, self._low = high_water, low_water
         self._stopping = threading.Event()
+        self._complaints: dict[str, str] = {}
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -94,4 +95,12 @@ class Scheduler:
             try:
                 expendable.relieve(self._engine, pool, self._high, self._low)
             except FiskError as exc:
-                LOG.warning("could not look after pool %s: %s", pool, exc)
+                self._complain(pool, str(exc))
+            else:
+                self._complaints.pop(pool, None)
+
+    def _complain(self, pool: str, message: str) -> None:
+        """Say once what is wrong with a pool; perhaps it is another host's."""
+        if self._complaints.get(pool) != message:
+            self._complaints[pool] = message
+            LOG.warning("could not look after pool %s: %s", pool, message)

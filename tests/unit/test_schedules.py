@@ -248,6 +248,29 @@ def test_a_snapshot_in_use_stays_until_it_is_not(engine, volume, clock):
     assert schedules.expired(engine) == ["old"]
 
 
+@pytest.mark.parametrize("attributes", [{"expires": "tomorrow"}, {"expendable": "perhaps"}])
+def test_attributes_that_would_not_be_understood_later(engine, volume, attributes):
+    with pytest.raises(InvalidValue):
+        engine.snapshot("volume", "odd", attributes=attributes)
+
+
+def test_a_pool_that_cannot_be_looked_at_is_told_once(
+    engine, volume, monkeypatch, expect_logs, logged_warnings
+):
+    engine.create_pool("broken")
+
+    def failing(_, pool, *__):
+        if pool == "broken":
+            raise NotFound("gone")
+
+    monkeypatch.setattr(scheduler.expendable, "relieve", failing)
+    expect_logs("could not look after pool broken: gone")
+    runner = Scheduler(engine)
+    for _ in range(3):
+        runner.tick()
+    assert len(logged_warnings.lines) == 1
+
+
 def test_an_expiry_nobody_understands_removes_nothing(engine, volume):
     engine.snapshot("volume", "odd")
     with engine.catalog.change() as conn:
