@@ -33,7 +33,7 @@ function complain(source, error) {
 }
 
 async function begin() {
-  const store = new Store();
+  const store = new Store(complain);
   try {
     await store.start();
   } catch (error) {

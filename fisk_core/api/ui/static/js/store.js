@@ -10,8 +10,9 @@ const RETRY = 2000;
 const KEPT = 500;
 
 export class Store extends EventTarget {
-  constructor() {
+  constructor(complain) {
     super();
+    this.complain = complain;
     this.about = null;
     this.forest = lineage([]);
     this.attachments = [];
@@ -19,13 +20,14 @@ export class Store extends EventTarget {
     this.last = null;
     this.live = false;
     this.waiting = null;
+    this.cost = 0;
     this.stopper = new AbortController();
   }
 
-  /** Fetches all and follows what happens from there; throws Problem when that is not allowed. */
+  /** Asks who we are, throwing what that throws; then fetches all and follows what happens from there. */
   async start() {
     this.about = await get("");
-    await this.refresh();
+    await this.#tryRefresh();
     this.#follow();
   }
 
@@ -57,6 +59,16 @@ export class Store extends EventTarget {
     this.attachments = attachments;
     this.cost = performance.now() - began;
     this.#tell("forest");
+  }
+
+  /** A forest that cannot be had is no reason not to show the rest. */
+  async #tryRefresh() {
+    try {
+      await this.refresh();
+      this.complain("forest", null);
+    } catch (error) {
+      if (!this.stopper.signal.aborted) this.complain("forest", error);
+    }
   }
 
   #tell(kind) {
@@ -102,7 +114,7 @@ export class Store extends EventTarget {
   #refreshSoon() {
     if (this.waiting) return;
     this.waiting = setTimeout(async () => {
-      await this.refresh().catch(() => {});
+      await this.#tryRefresh();
       this.waiting = null;
     }, Math.min(LONGEST, Math.max(QUIET, 3 * this.cost)));
   }
