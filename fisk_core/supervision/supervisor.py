@@ -131,6 +131,17 @@ class Supervisor:
         shown = [row for row in rows if row.access != BUILD and host in (None, row.host)]
         return [shapes.attachment(row) for row in shown]
 
+    def resize(self, ref: str, size: int, *, shrink: bool = False) -> Fisk:
+        """Resize as the engine does, and have the access paths of this host show the new size.
+
+        Raises PoolError where one of them cannot; the size is set then, and repeating is harmless.
+        """
+        fisk = self.engine.resize(ref, size, shrink=shrink)
+        for row in self._core.rows(fisk.id):
+            if details := row.details.get("access"):
+                self._core.driver(row.access).resized(dict(details), fisk.size)
+        return fisk
+
     # Builds
 
     def begin_build(self, name: str, *, size: int, **options: Any) -> Build:

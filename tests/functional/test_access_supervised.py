@@ -26,6 +26,8 @@ def supervisor(engine: Engine) -> Iterator[Supervisor]:
         try:
             yield opened
         finally:
+            for attachment in opened.attachments():
+                opened.detach(attachment.id, force=True)
             opened.drain()
 
 
@@ -57,7 +59,7 @@ def test_attached_and_detached(engine: Engine, supervisor: Supervisor, access: s
     for _ in range(3):
         attachment = supervisor.attach("disk", access=access)
         assert attachment.path
-        assert len(leftovers(engine)) == 1
+        assert leftovers(engine)
         supervisor.detach(attachment.id)
         assert not leftovers(engine)
     assert not supervisor.attachments()
@@ -89,6 +91,18 @@ def test_a_worker_that_is_killed_is_not_missed(
             for start, value in ((0, 1), (10, 11), (20, 21)):
                 assert disk.read((start + number) * 4096, 4096) == bytes([value + number]) * 4096
     assert not devices_of(engine.home.run / "access" / attachment.id / "disk.raw")
+
+
+def test_a_resized_fisk_is_seen(engine: Engine, supervisor: Supervisor) -> None:
+    for access in ("file", "block"):
+        if lacking := access_path(access, engine).available():
+            pytest.skip(lacking)
+        engine.create(access, SIZE)
+        attachment = supervisor.attach(access, access=access)
+        supervisor.resize(access, 2 * SIZE)
+        with open(attachment.path or "", "rb") as opened:
+            assert opened.seek(0, os.SEEK_END) == 2 * SIZE
+        supervisor.detach(attachment.id)
 
 
 def test_direct(engine: Engine, supervisor: Supervisor, tmp_path: Path) -> None:

@@ -167,4 +167,4 @@ def _delete(services: Given, refs: list[str], force: bool) -> None:
 @router.operation("POST", "/fisks/{ref}/resize", rule="fisks:resize", role=OPERATOR, gives=Fisk, may=_CHANGES)
 def resize_fisk(services: Given, ref: RefInPath, new: NewSize) -> Fisk:
     """Set the size of a live Fisk, attached or not."""
-    return services.engine.resize(ref, new.size, shrink=new.shrink)
+    return services.supervisor.resize(ref, new.size, shrink=new.shrink)
