@@ -6,10 +6,10 @@ partition 2, ext4: the files ``boots`` (how often this disk was booted) and ``ti
 up, written all the time).
 """
 
-import gzip
 import shutil
 from pathlib import Path
 
+from demo.initramfs import build_initramfs
 from demo.kernel import Kernel, fetch_kernel
 from demo.run import DemoFailed, call
 
@@ -18,7 +18,6 @@ SIZE = 25 * MIB
 BOOT_START, BOOT_SIZE = 1 * MIB, 18 * MIB
 ROOT_START, ROOT_SIZE = BOOT_START + BOOT_SIZE, 6 * MIB
 MODULES = ["virtio_pci", "virtio_blk", "button", "evdev"]
-BUSYBOX = Path("/bin/busybox")
 # The last ones spare an emulated processor work and waiting that only real ones need.
 KERNEL_ARGUMENTS = (
     "console=ttyS0 quiet panic=1 mitigations=off nokaslr tsc=unstable no_timer_check random.trust_cpu=on "
@@ -67,7 +66,8 @@ def _boot_partition(kernel: Kernel, scratch: Path) -> Path:
     # -h: the boot sector must know how far into the disk its partition starts
     call(["mkfs.fat", "-F", "16", "-n", "BOOT", "-h", str(BOOT_START // _SECTOR), part])
     _copy_in(part, kernel.image, "vmlinuz")
-    _copy_in(part, _initramfs(kernel, scratch), "initrd.gz")
+    initramfs = build_initramfs(kernel, scratch, Path(__file__).with_name("init.sh"), MODULES)
+    _copy_in(part, initramfs, "initrd.gz")
     _copy_in(part, configuration, "syslinux.cfg")
     return part
 
@@ -84,26 +84,6 @@ def _root_partition(scratch: Path) -> Path:
     part = scratch / "root.part"
     call(["mke2fs", "-q", "-t", "ext4", "-L", "root", "-d", content, part, f"{ROOT_SIZE // 1024}k"])
     return part
-
-
-def _initramfs(kernel: Kernel, scratch: Path) -> Path:
-    tree = scratch / "initramfs"
-    for directory in ("bin", "dev", "proc", "sys", "tmp", "disk", "modules"):
-        (tree / directory).mkdir(parents=True)
-    if not BUSYBOX.exists():
-        raise DemoFailed("busybox-static is not installed; `make demo` installs what it needs")
-    shutil.copy(BUSYBOX, tree / "bin" / "busybox")
-    modules = kernel.with_dependencies(MODULES)
-    for module in modules:
-        shutil.copy(module, tree / "modules")
-    (tree / "modules" / "order").write_text("".join(f"{module.name}\n" for module in modules))
-    shutil.copy(Path(__file__).with_name("init.sh"), tree / "init")
-    (tree / "init").chmod(0o755)
-    archive = scratch / "initrd.cpio"
-    call(["sh", "-c", 'find . | cpio --quiet -o -H newc -R 0:0 >"$1"', "pack", archive.resolve()], cwd=tree)
-    packed = scratch / "initrd.gz"
-    packed.write_bytes(gzip.compress(archive.read_bytes(), 6, mtime=0))
-    return packed
 
 
 def _place(part: Path, raw: Path, offset: int) -> None:

@@ -85,6 +85,10 @@ class Home:
         """Says that a file of the Fisk was handed out: nobody else may write, locked or not."""
         return self.lock_path / f"{fisk_id}.direct"
 
+    def journal(self, map_id: str) -> Path:
+        """The map changes of a period that its writer, on this host, has not flushed yet."""
+        return self.run / f"{map_id}.journal"
+
     def control(self, fisk_id: str) -> Path:
         """The control socket of the worker that serves the Fisk."""
         return self.run / f"{fisk_id}.ctl"
@@ -96,6 +100,10 @@ class Home:
     def details(self, attachment_id: str) -> Path:
         """The directory of an access path's own files."""
         return self.run / "access" / attachment_id
+
+    def note(self, attachment_id: str) -> Path:
+        """What an access path made, in case its row is gone."""
+        return self.run / "access" / f"{attachment_id}.json"
 
     @property
     def exports(self) -> Path:

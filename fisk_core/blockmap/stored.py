@@ -5,11 +5,11 @@ A map is a blob, or the log of a period over its base map.  Reading follows base
 nothing here needs the catalog.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fisk_core._numpy import np
-from fisk_core.blockmap import blob, log
+from fisk_core.blockmap import blob, journal, log
 from fisk_core.blockmap.pagemap import BlockMap, flatten
 from fisk_core.blockmap.source import SEGMENT_PAGES, Empty, Geometry, Segment, Source, Truncated, to_page
 from fisk_core.errors import NotFound
@@ -75,6 +75,31 @@ def seal(pool: Pool, map_id: str) -> None:
     for kind in (Kind.LAYER, Kind.LOG):
         with pool.open_device(kind, map_id, writable=True) as device:
             device.flush()
+
+
+def replay(pool: Pool, map_id: str, size: int, changes: Iterable[journal.Change]) -> int:
+    """Put changes nobody flushed into a period's log, data first, all durable; gives how many blocks.
+
+    The caller knows that nobody writes the period.  May be done again.
+    """
+    block_map = load_live_map(pool, map_id, size)
+    try:
+        end = -(-size // block_map.block_size)
+        blocks = 0
+        for first, count, live in changes:
+            count = min(count, end - first)
+            block_map.own(first, count, block_map.live if live else 0)
+            blocks += count
+        with pool.open_device(Kind.LAYER, map_id, writable=True) as layer:
+            layer.flush()
+        writer = log.LogWriter(pool, map_id)
+        try:
+            writer.append(log.encode_changes(block_map.take_changes(), block_map.live, block_map.geometry))
+        finally:
+            writer.close()
+        return blocks
+    finally:
+        block_map.close()
 
 
 def consolidate(pool: Pool, map_id: str, size: int) -> set[str]:
@@ -169,6 +194,7 @@ __all__ = [
     "owned_blocks",
     "read_blob_header",
     "read_log_header",
+    "replay",
     "seal",
     "stored_segments",
     "used_aliases",

@@ -3,7 +3,8 @@
 
 Order of durability, and the crash each step survives:
 
-1. a write puts data into the live layer's page cache, then changes the map in memory;
+1. a write puts data into the live layer's page cache, then changes the map in memory, then notes that change
+   in the journal (see ``blockmap.journal``), so that the next writer knows of it should this one be killed;
 2. a flush takes a copy of the map changes, *then* makes the layer's data durable, *then* appends the
    changes to the log and makes that durable, *then* answers.
 
@@ -18,11 +19,14 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 from fisk_core import _linux, errors
-from fisk_core.blockmap import BlockMap, Geometry, LogWriter, empty_map, load_live_map, load_map
+from fisk_core.blockmap import BlockMap, Geometry, LogWriter, empty_map, load_live_map, load_map, replay
+from fisk_core.blockmap.journal import Journal
+from fisk_core.blockmap.journal import read as read_journal
 from fisk_core.blockmap.log import Changes, encode_changes
 from fisk_core.dataplane.layers import HOLE, Layers
 from fisk_core.dataplane.spec import DiskSpec
@@ -48,6 +52,7 @@ class Period:
     log: LogWriter
     live: int
     geometry: Geometry
+    journal: Journal | None = None
 
     @classmethod
     def open(
@@ -59,6 +64,17 @@ class Period:
         except BaseException:
             log.close()
             raise
+
+    def begin_journal(self, spec: DiskSpec) -> None:
+        """Note changes from now on, where ``spec`` asks for it."""
+        if spec.journal:
+            self.journal = Journal(Path(spec.journal), self.map_id, spec.epoch)
+
+    def end(self, *, durable: bool) -> None:
+        """Close log and journal, which goes when everything in it is ``durable``."""
+        self.log.close()
+        if self.journal:
+            self.journal.close(remove=durable)
 
     def commit(self, changes: Changes) -> None:
         """Make all data written so far durable, then the map changes that speak of it."""
@@ -72,6 +88,8 @@ class Flush:
 
     period: Period
     changes: Changes
+    mark: int = 0
+    """of the journal: what was noted before is in the changes"""
 
     def run(self) -> None:
         self.period.commit(self.changes)
@@ -113,6 +131,8 @@ class Disk:
         ``untouched`` writes nothing before the first change: another process may still be the writer.
         """
         pool = pool or open_pool(spec.pool)
+        if spec.journal and not spec.read_only and not untouched:
+            replay_journal(pool, spec)
         disk = cls(pool, spec, _load(pool, spec))
         if not spec.read_only:
             try:
@@ -125,11 +145,18 @@ class Disk:
                 raise
         return disk
 
+    def take_charge(self) -> None:
+        """Begin to write what was opened untouched: the process before is done with it."""
+        if self.period is not None:
+            self._prepare()
+
     def _add(self, period: Period) -> None:
         self.layers.add(period.live, period.layer)
         self.period = period
 
     def _prepare(self) -> None:
+        assert self.period is not None
+        self.period.begin_journal(self.spec)
         with contextlib.suppress(errors.NoSpace):  # each change asks again, and is refused then
             self.record(1)
 
@@ -208,7 +235,13 @@ class Disk:
         self.written = True
         for at in range(0, len(view), WRITE_PIECE):
             period.layer.pwritev([view[at : at + WRITE_PIECE]], offset + at)
-        self.map.own(first, count, period.live)
+        self._own(period, first, count, live=True)
+
+    def _own(self, period: Period, first: int, count: int, *, live: bool) -> None:
+        """Change the owner of blocks whose data is in place, and note it."""
+        self.map.own(first, count, period.live if live else 0)
+        if period.journal is not None:
+            period.journal.note(first, count, live)
 
     def splice(self, source: int, offset: int, length: int) -> None:
         """Write whole blocks that are in the pipe ``source``; on an error part of them may be left there."""
@@ -222,7 +255,7 @@ class Disk:
                 done += os.splice(source, fd, min(length - done, WRITE_PIECE), offset_dst=offset + done)
         except OSError as exc:
             raise errors.from_oserror(exc, f"write layer {period.map_id}") from exc
-        self.map.own(offset // self.block_size, -(-length // self.block_size), period.live)
+        self._own(period, offset // self.block_size, -(-length // self.block_size), live=True)
 
     def adopt(self, offset: int, length: int) -> None:
         """Count whole blocks as written: their data was put into the live layer by other means (reflink)."""
@@ -230,7 +263,7 @@ class Disk:
         period = self.writable()
         self.written = True
         self.record(length // self.block_size)
-        self.map.own(offset // self.block_size, -(-length // self.block_size), period.live)
+        self._own(period, offset // self.block_size, -(-length // self.block_size), live=True)
 
     def write_zeroes(self, offset: int, length: int, allocate: bool = False, flags: int = 0) -> None:
         """Make the range read as zeros; ``allocate`` also reserves its space."""
@@ -247,7 +280,7 @@ class Disk:
             self.record(count)
             self.written = True
             period.layer.write_zeroes(start, stop - start)
-            self.map.own(first, count, period.live)
+            self._own(period, first, count, live=True)
         else:
             self._drop(first, count)
 
@@ -277,7 +310,8 @@ class Disk:
         period = self.writable()
         live = [run for run in self.map.runs(first, count) if run[2] == period.live] if count else []
         self.record(0)  # whole pages that follow one another take one record, only the edges more
-        self.map.own(first, count, 0)
+        if count:
+            self._own(period, first, count, live=False)
         self.written = True
         for start, blocks, _ in live:
             self.discard(period.layer, start * self.block_size, blocks * self.block_size)
@@ -287,12 +321,24 @@ class Disk:
         layer.discard(offset, length)
 
     def record(self, blocks: int) -> None:
-        """Make sure the map changes of ``blocks`` more blocks will fit into the log; raises NoSpace."""
+        """Make sure the map changes of ``blocks`` more blocks will fit into the log; raises NoSpace.
+
+        Raises BlockingIOError when the journal has no room before the next flush, which is under way then.
+        """
+        journal = self.period.journal if self.period else None
+        if journal is not None and journal.end > journal.limit and not journal.make_room():
+            self.relieve()
+            if journal.full:
+                raise BlockingIOError
         need = len(self.map.dirty) + blocks * self.block_size // self.map.page_size + 2
         if need > self.room:
             assert self.period is not None
             self.period.log.reserve(self._in_flight + 2 * need)
             self.room = 2 * need
+
+    def relieve(self) -> None:
+        """Have everything flushed, so that the journal empties; a worker does this in the background."""
+        self.flush()
 
     def preallocate(self, page: int) -> None:
         """Give a page that is being filled its space in one piece: first writes to it get cheaper then."""
@@ -332,7 +378,7 @@ class Disk:
     def _take(self, period: Period) -> Flush:
         changes = self.map.take_changes()
         self.written, self.room, self._in_flight = False, 0, self._in_flight + len(changes)
-        return Flush(period, changes)
+        return Flush(period, changes, period.journal.end if period.journal else 0)
 
     def end_flush(self, flush: Flush, error: Exception | None) -> None:
         """Take the outcome of a flush.
@@ -341,9 +387,14 @@ class Disk:
         call would report success for data that is gone.
         """
         self._in_flight -= len(flush.changes)
+        journal = flush.period.journal
         if error is not None:
             self.failed = f"a flush failed: {error}"
+            if journal:
+                journal.forget(journal.end)  # the data it speaks of may be gone
             return
+        if journal:
+            journal.forget(flush.mark)
         if len(flush.changes) > _MANY_CHANGES:
             flush.changes.clear()
             _linux.trim_memory()
@@ -370,7 +421,7 @@ class Disk:
         new = Period.open(self.pool, spec.map_id, len(self.map.layers), self.map.geometry)
         seal = self._take(old)
         self.map.begin_period(spec.map_id)
-        self.spec = spec
+        self.spec = replace(spec, epoch=self.spec.epoch)
         self._add(new)
         self._prepare()
         return seal
@@ -390,17 +441,21 @@ class Disk:
         period, self.period = self.period, None
         if period:
             period.log.abandon()
+            if period.journal:
+                period.journal.close(remove=False)
         self.layers.close()
 
     def close(self) -> None:
         """Flush and close; raises when the flush fails, and closes all the same."""
         period, self.period = self.period, None
+        durable = False
         try:
             if period and not self.failed and (self.written or self.map.dirty):
                 period.commit(self.map.take_changes())
+            durable = not self.failed
         finally:
             if period:
-                period.log.close()
+                period.end(durable=durable)
             self.layers.close()
             self.map.close()
 
@@ -409,6 +464,13 @@ class Disk:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def replay_journal(pool: Pool, spec: DiskSpec) -> int:
+    """Bring into the log what a killed writer of the same epoch noted; gives how many blocks."""
+    assert spec.journal is not None
+    changes = [*read_journal(Path(spec.journal), spec.map_id, spec.epoch)]
+    return replay(pool, spec.map_id, spec.size, changes) if changes else 0
 
 
 def _load(pool: Pool, spec: DiskSpec) -> BlockMap:

@@ -27,6 +27,7 @@ class FastPath:
         self.segment_shift = self.page_shift + SEGMENT_PAGES.bit_length() - 1
         self.block_mask, self.page_mask = disk.block_size - 1, disk.map.page_size - 1
         self.live = disk.map.live
+        self.journal = disk.period.journal if disk.period else None
         self.live_fd = disk.fds[self.live] if disk.period else HOLE
         self.nowait = os.RWF_NOWAIT
         self.whole: array[int] = array("H", [self.live]) * disk.map.geometry.blocks_per_page
@@ -73,7 +74,9 @@ class FastPath:
 
     def _first_touch(self, view: memoryview, offset: int, segment: Segment, number: int) -> bool:
         """Write blocks of which some belong to another layer: they become ours, nothing is copied."""
-        disk, dirty, slot = self.disk, self.dirty, number & _SLOT_MASK
+        disk, dirty, slot, journal = self.disk, self.dirty, number & _SLOT_MASK, self.journal
+        if journal is not None and journal.end > journal.limit:
+            return False
         first, count = (offset & self.page_mask) >> self.block_shift, len(view) >> self.block_shift
         touched = dirty.get(number, 0) + count
         if touched == count and len(dirty) >= disk.room:
@@ -83,6 +86,8 @@ class FastPath:
         disk.written = True
         if os.pwrite(self.live_fd, view, offset) != len(view):
             return False
+        if journal is not None:
+            journal.note(offset >> self.block_shift, count, True)
         page = segment[slot]
         if isinstance(page, int):
             page = segment[slot] = array("H", [page]) * len(self.whole)

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -85,6 +85,11 @@ class ServedDisk(Disk):
     """A disk whose large discards happen on a thread: punching many extents takes long."""
 
     server: "Server"
+
+    def relieve(self) -> None:
+        """Flush in the background, once."""
+        if self.server.flusher.idle:
+            self.server.flusher.flush(lambda error: None)
 
     def discard(self, layer: Device, offset: int, length: int) -> None:
         if length <= _INLINE_DISCARD:
@@ -335,6 +340,7 @@ class Server:
     def _replace(self, spec: DiskSpec, done: Callable[[Exception | None], None]) -> None:
         """Make the old disk durable and then serve another; requests wait meanwhile."""
         self.pause("replace")
+        spec = replace(spec, epoch=self.disk.spec.epoch)
 
         def swap(error: Exception | None) -> None:
             try:
@@ -378,6 +384,11 @@ class Server:
             disk.close()
         self._retired.clear()
 
+    def take_charge(self) -> None:
+        """Begin to write the disk that was opened untouched."""
+        self.disk.take_charge()
+        self.transmission.disk_changed()
+
     def resize(self, size: int) -> None:
         """Offer a larger size to connections made from now on, and accept requests up to it at once."""
         if self.disk.fenced:
@@ -412,5 +423,5 @@ def _tls_context(options: TlsOptions) -> "SSLContext":
 
 
 def _sealed(period: Period, done: Callable[[Exception | None], None], error: Exception | None) -> None:
-    period.log.close()
+    period.end(durable=error is None)
     done(error)

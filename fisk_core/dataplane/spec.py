@@ -12,7 +12,8 @@ class DiskSpec:
 
     A writable spec names an open period (its log and layer exist); the writer holds the Fisk's lock.
     ``opened`` is False for a live Fisk never written to since its period began: its map is that of
-    ``base_id`` (or empty), of which ``base_size`` bytes are seen.
+    ``base_id`` (or empty), of which ``base_size`` bytes are seen.  ``journal``: where map changes are kept
+    until they are flushed, for whoever writes next should this writer be killed, with its ``epoch``.
     """
 
     fisk_id: str
@@ -27,6 +28,8 @@ class DiskSpec:
     base_id: str | None = None
     base_size: int = 0
     attributes: dict[str, str] = field(default_factory=dict)
+    journal: str | None = None
+    epoch: int = 0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

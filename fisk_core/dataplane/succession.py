@@ -54,6 +54,7 @@ class Succession:
             delivery = undo.enter_context(handover.accept(sock))
             succession = cls(loop, delivery)
             handover.take_charge(sock)
+            succession.server.take_charge()
             undo.pop_all()
             return succession
 

@@ -159,8 +159,14 @@ def header_of(record: Record, map_id: str, base: str | None, base_size: int) -> 
 
 
 def spec_of(
-    context: Context, record: Record, *, read_only: bool, labels: dict[str, str] | None = None
+    context: Context,
+    record: Record,
+    *,
+    read_only: bool,
+    labels: dict[str, str] | None = None,
+    epoch: int = 0,
 ) -> DiskSpec:
+    """Describe a Fisk; ``epoch`` is its writer's (a worker that is told to switch keeps its own)."""
     return DiskSpec(
         fisk_id=record.id,
         name=record.name,
@@ -174,6 +180,8 @@ def spec_of(
         base_id=record.base_id,
         base_size=record.base_size,
         attributes=labels or {},
+        journal=None if read_only else str(context.home.journal(record.map_id)),
+        epoch=epoch,
     )
 
 

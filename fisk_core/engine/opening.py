@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
@@ -94,9 +95,10 @@ def disk_spec(context: Context, ref: str, *, read_only: bool) -> DiskSpec:
     with context.catalog.read() as conn:
         record = fisks.find(conn, ref, building=True)
         labels = fisks.attributes_of(conn, record.id)
+        epoch = leases.epoch(conn, record.id)
     if not read_only and not record.opened:
         raise InvalidValue(f"Fisk '{record.name}' was not acquired for writing")
-    return access.spec_of(context, record, read_only=read_only, labels=labels)
+    return access.spec_of(context, record, read_only=read_only, labels=labels, epoch=epoch)
 
 
 class LockedDisk(Disk):
@@ -128,7 +130,8 @@ def open_disk(context: Context, ref: str, *, writable: bool) -> LockedDisk:
 def open_locked(context: Context, fisk_id: str, *, read_only: bool) -> LockedDisk:
     """Open a Fisk whose lock the caller holds."""
     for attempt in range(_ATTEMPTS):
-        spec = disk_spec(context, fisk_id, read_only=read_only)
+        # No journal: should this process be killed, whoever wrote through it is gone too.
+        spec = replace(disk_spec(context, fisk_id, read_only=read_only), journal=None)
         try:
             disk = LockedDisk.open(context.open_pool(spec.pool["name"]), spec)
             assert isinstance(disk, LockedDisk)

@@ -3,22 +3,26 @@
 
 Called by the next operation on that Fisk, under its operation lock; every step may be repeated.  The two
 situations, and why nothing flushed is lost in either, are in the notes on crash windows of ``freezing`` and
-``replacing``.
+``replacing``.  Before that, what a killed worker had acknowledged but not flushed is brought into the logs
+(``blockmap.journal``): of the map below an interrupted snapshot first, of the map being written last.
 """
 
 import logging
 
-from fisk_core.blockmap import seal
-from fisk_core.catalog import Record, maps
+from fisk_core import locks
+from fisk_core.blockmap import journal, replay, seal
+from fisk_core.catalog import Record, leases, maps
 from fisk_core.engine import replacing
 from fisk_core.engine.access import seize, tell_to_switch
 from fisk_core.engine.context import Context
+from fisk_core.errors import InUse
 
 LOG = logging.getLogger(__name__)
 
 
 def finish(context: Context, record: Record) -> Record:
     """Give the row with nothing pending; the caller holds the operation lock."""
+    _replay_journals(context, record)
     if record.next_map is not None:
         LOG.warning("Fisk %s: finding out how an interrupted operation ended", record.name)
         replacing.decide(context, record)
@@ -28,6 +32,36 @@ def finish(context: Context, record: Record) -> Record:
         _let_go_of_base(context, record)
         record = context.find(record.id)
     return record
+
+
+def _replay_journals(context: Context, record: Record) -> None:
+    """Replay what nobody flushed, unless a worker lives that is about to."""
+    candidates = (record.base_id if record.base_sealed is False else None, record.map_id, record.next_map)
+    found = [each for each in candidates if each and context.home.journal(each).exists()]
+    if not found:
+        return
+    try:
+        lock = locks.acquire(context.home.lock(record.id))
+    except InUse:
+        return
+    with lock:
+        with context.catalog.read() as conn:
+            epoch = leases.epoch(conn, record.id)
+            rows = [maps.find(conn, each) for each in found]
+        for row in rows:
+            _replay(context, record, row, epoch)
+
+
+def _replay(context: Context, record: Record, row: maps.MapRow, epoch: int) -> None:
+    """Bring one journal into its log, and remove it."""
+    path = context.home.journal(row.id)
+    sizes = {record.map_id: record.size, record.base_id: record.base_size}
+    changes = [*journal.read(path, row.id, epoch)]
+    if changes:
+        size = sizes.get(row.id, row.base_size)
+        blocks = replay(context.open_pool(row.pool), row.id, size, changes)
+        LOG.info("Fisk %s: %d blocks that a killed worker had not flushed are safe now", record.name, blocks)
+    path.unlink(missing_ok=True)  # after the log is durable: it may be replayed again until then
 
 
 def _let_go_of_base(context: Context, record: Record) -> None:

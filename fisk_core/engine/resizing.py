@@ -99,7 +99,7 @@ def _zero_behind(context: Context, record: Record, row: dict[str, Any]) -> None:
     if not rest:
         return
     following = record._replace(map_id=row["id"], size=size, opened=True)
-    spec = replace(access.spec_of(context, following, read_only=False), size=size + rest)
+    spec = replace(access.spec_of(context, following, read_only=False), size=size + rest, journal=None)
     with Disk.open(context.open_pool(record.pool), spec) as disk:
         disk.write_zeroes(size, rest)
 

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+import uuid
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fisk_core.blockmap import journal
+from fisk_core.blockmap.journal import CAPACITY, Journal, read
+from fisk_core.errors import NotFound
+
+MAP = str(uuid.uuid4())
+
+
+@pytest.fixture
+def made(tmp_path):
+    opened = Journal(tmp_path / "journal", MAP, 7)
+    yield opened
+    opened.close(remove=True)
+
+
+def content(made, map_id=MAP, epoch=7):
+    return [tuple(change) for change in read(made.path, map_id, epoch)]
+
+
+def test_what_was_noted_is_read_in_order(made):
+    made.note(3, 1, True)
+    made.note(2**40, 2**30, False)
+    assert content(made) == [(3, 1, True), (2**40, 2**30, False)]
+
+
+def test_what_was_flushed_is_forgotten(made):
+    made.note(1, 1, True)
+    mark = made.end
+    made.note(2, 1, True)
+    made.forget(mark)
+    assert content(made) == [(2, 1, True)]
+    made.forget(made.end)
+    assert content(made) == []
+    made.note(5, 1, False)
+    assert content(made) == [(5, 1, False)]
+
+
+@pytest.mark.parametrize("other", [{"map_id": str(uuid.uuid4())}, {"epoch": 8}, {"epoch": 6}])
+def test_a_journal_of_another_map_or_writer_is_void(made, other):
+    made.note(1, 1, True)
+    assert content(made, **other) == []
+
+
+def test_a_journal_of_another_boot_is_void(made, monkeypatch):
+    made.note(1, 1, True)
+    monkeypatch.setattr(journal, "_boot", lambda: str(uuid.uuid4()))
+    assert content(made) == []
+
+
+def test_no_journal(tmp_path):
+    assert [*read(tmp_path / "none", MAP, 7)] == []
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 4095])
+def test_a_cut_journal_is_void(made, length):
+    made.note(1, 1, True)
+    copy = made.path.with_name("copy")
+    copy.write_bytes(made.path.read_bytes()[:length])
+    assert [*read(copy, MAP, 7)] == []
+
+
+def test_a_closed_journal_stays_or_goes(tmp_path):
+    kept = Journal(tmp_path / "kept", MAP, 1)
+    kept.note(9, 1, True)
+    kept.close(remove=False)
+    assert [*read(tmp_path / "kept", MAP, 1)] == [(9, 1, True)]
+    Journal(tmp_path / "kept", MAP, 2).close(remove=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_place_for_it(tmp_path):
+    with pytest.raises(NotFound, match="make the journal"):
+        Journal(tmp_path / "none" / "journal", MAP, 1)
+
+
+def fill(made, wanted):
+    """Note as much as there is room for, one by one; gives how many."""
+    count = 0
+    while count < wanted:
+        if made.end > made.limit and not made.make_room() and made.full:
+            break
+        made.note(count, 1, True)
+        count += 1
+    return count
+
+
+def test_space_is_allocated_as_it_is_needed(made):
+    small = os.stat(made.path).st_blocks
+    assert fill(made, 1 << 17) == 1 << 17
+    assert os.stat(made.path).st_blocks > small
+    assert len(content(made)) == 1 << 17
+
+
+def test_it_fills_and_empties(made):
+    assert CAPACITY * 0.9 < fill(made, CAPACITY) < CAPACITY
+    assert made.full
+    assert not made.make_room()
+    mark = made.end - 10
+    made.forget(mark)
+    assert not made.full
+    assert made.make_room()
+    assert len(content(made)) == 10
+    assert fill(made, CAPACITY // 2) == CAPACITY // 2  # around the end of the ring
+    assert [change[0] for change in content(made)[10:]] == list(range(CAPACITY // 2))
+
+
+def test_a_full_disk_is_a_full_journal(made, monkeypatch):
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", no_space)
+    count = fill(made, CAPACITY)
+    assert made.full
+    assert os.stat(made.path).st_blocks * 512 >= 16 * count  # no store ever met a hole
+    made.forget(made.end)
+    assert not made.full
+
+
+@given(st.lists(st.one_of(st.tuples(st.integers(0, 2**40), st.integers(1, 2**32), st.booleans()), st.none())))
+@settings(max_examples=50, deadline=None)
+def test_always_what_was_noted_since_the_last_flush(tmp_path_factory, steps):
+    made = Journal(tmp_path_factory.mktemp("j") / "journal", MAP, 7)
+    model, mark = [], 0
+    for step in steps:
+        if step is None:
+            made.forget(mark)
+            model, mark = model[-(made.end - made.start) :] if made.end > made.start else [], made.end
+        else:
+            made.note(*step)
+            model.append(step)
+    assert content(made) == model
+    made.close(remove=True)
