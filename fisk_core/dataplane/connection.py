@@ -314,7 +314,7 @@ class Connection:
         return (
             self.server.paused
             or self.leaving
-            or self.throttled > 0
+            or self.throttled != 0
             or self.queued > HIGH_WATER
             or self.pending >= MAX_PENDING
             or self.held > MAX_HELD

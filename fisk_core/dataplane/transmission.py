@@ -114,7 +114,7 @@ class Transmission:
 
     def __init__(self, server: "Server") -> None:
         self.server = server
-        self.metrics = server.metrics
+        self.metrics, self._counted = server.metrics, server.metrics.batch
         self.throttle: Throttle | None = None
         """what holds requests back, where something is limited"""
         self.fast = FastPath(server.disk)
@@ -148,12 +148,11 @@ class Transmission:
         if conn.closed or conn.full:
             return
         conn.received = received = conn.received or monotonic()
-        inbox, view = conn.inbox, conn.view
+        inbox, view, out, answers = conn.inbox, conn.view, self._out, self._view
         have = conn.have if self.throttle is None else self.throttle.admit(conn)
-        out, answers, used, count, position = self._out, self._view, 0, 0, 0
+        used = count = position = writes = write_bytes = 0
         head, done_size, put_data, put_done = STRUCTURED if conn.structured else SIMPLE
-        counted, writes, write_bytes, gap = self.metrics.batch, 0, 0, head - done_size
-        unpack, read = REQUEST.unpack_from, self.fast.read
+        unpack, read, counted, gap = REQUEST.unpack_from, self.fast.read, self._counted, head - done_size
         write = _refused if conn.read_only else self.fast.write
         missed: list[SmallRead] = []
         if conn.stream:
@@ -203,9 +202,15 @@ class Transmission:
                 break
         conn.send(answers[:used])
         counted(received, count, used - count * head + writes * gap, writes, write_bytes)
+        self._done_until(conn, position, missed)
+
+    def _done_until(self, conn: Connection, position: int, missed: list[SmallRead]) -> None:
+        """Drop what was looked at from the inbox; what is left there waits."""
         conn.consume(position)
-        self.server.cold.add_small(conn, missed)
-        conn.received = received if conn.have and conn.full else 0.0  # what is left came no later
+        if missed:
+            self.server.cold.add_small(conn, missed)
+        if not conn.have or not conn.full:
+            conn.received = 0.0  # else it came no later than what was just answered
         if self.throttle is not None:
             self.throttle.settle(conn, position)
 
