@@ -165,6 +165,17 @@ def test_a_bush_unfolds_and_folds_with_the_keyboard(page):
     found.shows("#details h2", "200 volumes")
 
 
+def test_coming_back_to_the_forest_finds_it_as_it_was(page):
+    found = page.sign_in()
+    page.item("web-77")
+    drawn = found.until(lambda: int(found.one(CANVAS).get_attribute("data-items")))
+    found.run("location.hash = '#pools'")
+    found.one("main[data-view=pools]")
+    found.run("location.hash = '#forest'")
+    found.shows("#details h2", "web-77")
+    found.until(lambda: int(found.one(CANVAS).get_attribute("data-drawn")) > drawn)
+
+
 def test_search_finds_within_a_folded_bush(page):
     found = page.sign_in()
     page.item("web-123")
@@ -208,9 +219,9 @@ def test_a_new_fisk_appears_by_itself(page):
     found = page.sign_in(view="events")
     found.shows("#live", "Live")
     ask(page.fiskd, "POST", "/fisks", {"name": "fresh", "size": MIB})
-    found.one("tr[data-kind='fisk.created']")
-    found.run("location.hash = '#forest'")
+    found.one("tr[data-kind='fisk.created'] button.link").click()
     found.shows("#counted", "234 Fisks")
+    found.shows("#details h2", "fresh")
     ask(page.fiskd, "DELETE", "/fisks/fresh")
     found.shows("#counted", "233 Fisks")
 

@@ -14,7 +14,7 @@ export function events(page, signal) {
   function update() {
     const fresh = page.store.events.filter((event) => event.num > newest);
     if (fresh.length) newest = fresh[0].num;
-    body.prepend(...fresh.map((event) => row(event, page.store)));
+    body.prepend(...fresh.map((event) => row(event, page)));
     while (body.children.length > page.store.events.length) body.lastChild.remove();
     state.textContent = page.store.live ? "Live: what happens from the moment the page was opened." : "Not connected at the moment; trying again.";
   }
@@ -25,9 +25,11 @@ export function events(page, signal) {
   return h("section", {}, h("h2", {}, "Events"), state, table("Events", HEADS, body));
 }
 
-function row({ num, at, kind, fisk_id: id, data }, store) {
-  const subject = id ? store.nameOf(id) : data.ids ? `${data.ids.length} Fisks` : "";
-  const more = pairs({ ...data, ids: null });
+function row({ num, at, kind, fisk_id: id, data }, { store, go }) {
+  const many = data.ids ? `${data.ids.length} Fisks` : "";
+  const link = () => h("button", { type: "button", class: "link", onclick: () => go(id) }, data.name || store.nameOf(id));
+  const subject = id ? link() : many;
+  const more = pairs({ ...data, ids: null, name: null });
   return h("tr", { "data-kind": kind },
     h("td", {}, String(num)), h("td", {}, when(at)), h("td", {}, kind),
     h("td", {}, subject), h("td", { class: "result" }, more));

@@ -42,7 +42,7 @@ async function begin() {
     return;
   }
   complain("sign-in", null);
-  page = { store, workers: new Workers(complain), complain };
+  page = { store, workers: new Workers(complain), complain, go, look: {} };
   page.workers.start();
   signIn.hidden = true;
   byId("tabs").hidden = byId("who").hidden = false;
@@ -60,6 +60,12 @@ function refused(error) {
   if (unknown) forget();
   signIn.hidden = false;
   byId("token").focus();
+}
+
+/** Shows a Fisk in the forest. */
+function go(id) {
+  page.look = { ...page.look, wanted: id };
+  location.hash = "#forest";
 }
 
 function end() {

@@ -18,12 +18,32 @@ export class Picture {
     this.unfolded = new Set();
     this.attached = new Set();
     this.matches = null;
-    this.selected = this.hovered = this.forest = this.drawing = null;
+    this.selected = this.hovered = this.wanted = this.forest = this.drawing = null;
     this.due = false;
     watchPointer(canvas, this.#pointer());
     watchKeys(canvas, this.#keys());
     new ResizeObserver(() => this.redraw()).observe(canvas);
     onScheme(() => this.redraw());
+  }
+
+  /** What is looked at, for coming back to it. */
+  get look() {
+    const { camera, unfolded, selected } = this;
+    return { camera, unfolded, wanted: selected && !selected.bush ? selected.node.fisk.id : null };
+  }
+
+  /** Looks at what was looked at before, or at a Fisk that is wanted. */
+  resume({ camera, unfolded, wanted }) {
+    this.unfolded = unfolded || this.unfolded;
+    this.#arrange();
+    if (camera) this.camera = camera;
+    this.wanted = wanted;
+    this.#seek();
+  }
+
+  /** Finds what is wanted as soon as it is there: news of a Fisk may come before the Fisk does. */
+  #seek() {
+    if (this.wanted && this.drawing.place.has(this.wanted)) this.find(this.wanted);
   }
 
   /** Shows a forest; what was selected, unfolded and looked at stays as it was. */
@@ -33,6 +53,7 @@ export class Picture {
     this.attached = attached;
     this.#arrange();
     if (first) this.fit();
+    this.#seek();
   }
 
   search(matches) {
@@ -52,6 +73,7 @@ export class Picture {
 
   select(item) {
     this.selected = item;
+    this.wanted = null;
     if (item) this.camera.reveal(item.x, item.y, this.canvas.clientWidth, this.canvas.clientHeight);
     this.told(item);
     this.redraw();

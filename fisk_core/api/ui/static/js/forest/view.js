@@ -30,7 +30,14 @@ export function forest(page, signal) {
   parts.larger.addEventListener("click", () => picture.zoomHere(1.25));
   parts.smaller.addEventListener("click", () => picture.zoomHere(0.8));
   parts.all.addEventListener("click", () => picture.fit());
-  requestAnimationFrame(update);
+  requestAnimationFrame(() => {
+    if (signal.aborted) return;
+    update();
+    picture.resume(page.look);
+  });
+  signal.addEventListener("abort", () => {
+    page.look = picture.look;
+  }, { once: true });
   const frame = h("div", { class: "picture" }, parts.canvas, parts.tools, parts.said);
   const left = h("section", { class: "left", "aria-label": "Forest" }, parts.bar, frame, legend());
   return h("div", { class: "split" }, left, panel.element);
