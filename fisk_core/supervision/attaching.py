@@ -6,7 +6,7 @@ Order of attach, all within the Fisk's entry:
 1. under the Fisk's operation lock: the Fisk's lock is taken, then one transaction writes the row, marked
    pending, and the epoch of the lease, then the worker is started; it holds the lock from here on;
 2. the route of the network is published;
-3. the details of the access path are stored, then it is connected;
+3. the details of the access path are noted on this host, and in the row, then it is connected;
 4. one transaction: the row is not pending any more, the event.
 
 A crash before 1's transaction leaves nothing: the lock ends with the process.  Later, before 4, it leaves a
@@ -170,6 +170,7 @@ def _connect(core: Core, row: AttachmentRow) -> Attachment:
         options=row.details.get("options", {}),
     )
     if planned:
+        core.notes.write(row.id, row.access, planned)
         store(core, row.id, {**row.details, "access": planned})
     path = driver.connect(planned)
     details = {**row.details, "uris": uris, **details_of(access=planned, path=path)}
@@ -240,8 +241,7 @@ def _forget(core: Core, row: AttachmentRow) -> None:
 def end_use(core: Core, entry: Entry, row: AttachmentRow, *, force: bool) -> None:
     """Undo all of an attachment but its row."""
     core.exports.withdraw(row.id)
-    if "access" in row.details:
-        disconnect(core, row, force=force)
+    disconnect(core, row.id, force=force)
     if not core.needs_worker(row):
         return
     others = [each for each in core.rows(row.fisk_id) if each.id != row.id and core.needs_worker(each)]
@@ -249,8 +249,11 @@ def end_use(core: Core, entry: Entry, row: AttachmentRow, *, force: bool) -> Non
         end_worker(core, entry)
 
 
-def disconnect(core: Core, row: AttachmentRow, *, force: bool) -> None:
-    core.driver(row.access).disconnect(dict(row.details["access"]), force=force)
+def disconnect(core: Core, attachment_id: str, *, force: bool) -> None:
+    """Take an access path away; harmless when there is none."""
+    if note := core.notes.read(attachment_id):
+        core.driver(note.access).disconnect(note.details, force=force)
+        core.notes.remove(attachment_id)
 
 
 def end_worker(core: Core, entry: Entry) -> None:

@@ -87,7 +87,9 @@ def _begun(core: Core, record: Record, name: str) -> Build:
 
 
 def _build(core: Core, fisk_id: str, name: str) -> Build:
-    return Build(fisk_id, core.exports.uris(fisk_id, fisk_id, name, None)[0])
+    core.exports.publish(fisk_id, fisk_id, False)
+    uris = core.exports.uris(fisk_id, fisk_id, name, core.network.address)
+    return Build(fisk_id, uris[0], tuple(uris))
 
 
 def finish(
@@ -110,7 +112,7 @@ def finish(
         try:
             core.workers.finish(entry)
             with locks.acquire(core.home.lock(fisk_id)):
-                return building.show(
+                made = building.show(
                     core.engine,
                     fisk_id,
                     size=size,
@@ -118,6 +120,8 @@ def finish(
                     attributes=attributes,
                     also=lambda conn: _forget(conn, fisk_id),
                 )
+            core.exports.withdraw(fisk_id)
+            return made
         except FiskError:
             core.watch.soon(lambda: keeping.restart(core, fisk_id))
             raise
@@ -141,6 +145,7 @@ def abort(core: Core, fisk_id: str) -> None:
 
 
 def _remove(core: Core, entry: Entry) -> None:
+    core.exports.withdraw(entry.fisk_id)
     core.workers.stop(entry, orderly=False)
     sweep.remove_building(core.engine, entry.fisk_id, locks.acquire(core.home.lock(entry.fisk_id)))
     for path in (core.home.operation, core.home.control, core.home.socket):

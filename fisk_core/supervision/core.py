@@ -17,6 +17,7 @@ from fisk_core.engine.operating import OPERATION_SECONDS
 from fisk_core.errors import NotFound
 from fisk_core.supervision.exports import Exports
 from fisk_core.supervision.network import Network
+from fisk_core.supervision.notes import Notes
 from fisk_core.supervision.watch import Watch
 from fisk_core.supervision.workers import Ended, Workers
 
@@ -32,9 +33,12 @@ class Core:
     def __init__(self, engine: Engine, settings: Settings, ended: Ended) -> None:
         self.engine, self.settings, self.host = engine, settings, settings.host
         self.home = engine.home
+        self.draining = False
+        """no worker is started again by itself any more"""
         self.watch = Watch()
         try:
             self.exports = Exports(self.home)
+            self.notes = Notes(self.home)
             self.network = Network(self.home, settings.nbd, self.watch)
             self.workers = Workers(engine, self.watch, ended, settings.workers.drain_seconds)
         except BaseException:

@@ -6,9 +6,11 @@ not be stored and is the same after a restart.
 """
 
 import base64
+import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -43,6 +45,14 @@ class Exports:
     def withdraw(self, attachment_id: str) -> None:
         """Let no further client in; harmless when done twice."""
         routes.withdraw(self._home.exports, self.token(attachment_id))
+
+    def sweep(self, known: Callable[[], Iterable[str]]) -> None:
+        """Remove the routes of all but the known attachments, and what a crash left of one being written."""
+        present = list(self._home.exports.iterdir())  # first: a route is published after its row is written
+        wanted = {hashlib.sha256(self.token(each).encode()).hexdigest() for each in known()}
+        for path in present:
+            if path.name not in wanted:
+                path.unlink(missing_ok=True)
 
     def uris(
         self, attachment_id: str, fisk_id: str, name: str, address: "tuple[str, int, bool] | None"

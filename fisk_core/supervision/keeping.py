@@ -2,8 +2,8 @@
 """Keeps what is attached served: starts workers again, finds those of before, gives up what others took.
 
 A worker that ends while somebody needs it is started again at once, at the same address, under a new epoch;
-if it ends again soon, after pauses that grow.  The Fisk's operation lock is held meanwhile, so a snapshot or
-a deletion either finds a worker or nobody.  A row whose Fisk is gone went with it; one whose epoch is below a
+if it ends soon several times, after pauses that grow.  The Fisk's operation lock is held meanwhile, so a
+snapshot or a deletion either finds a worker or nobody.  A row whose Fisk is gone went with it; one whose epoch is below a
 lease that another host has taken lost the Fisk to it, and is removed.
 """
 
@@ -26,6 +26,8 @@ from fisk_core.supervision.processes import has_ended
 from fisk_core.supervision.workers import Entry, Worker, find_record
 
 LOG = logging.getLogger(__name__)
+_AT_ONCE = 3
+"""times in a row that a worker is started again without a pause"""
 _FIRST_PAUSE = 0.1
 _FENCED_SECONDS = 60.0
 _MISSING = "is not there"
@@ -41,6 +43,8 @@ def ended(core: Core, fisk_id: str, worker: Worker) -> None:
         if time.monotonic() - worker.since >= healthy:
             entry.failures = 0
         status = core.workers.let_go(entry)
+        if core.draining:
+            return
         _start_or_try_later(core, entry, f"ended ({_words(status)})")
 
 
@@ -53,14 +57,14 @@ def _words(status: int | None) -> str:
 def restart(core: Core, fisk_id: str) -> None:
     """Start the worker of a Fisk if it is needed and not there; tries again later if that fails."""
     with core.workers.entry(fisk_id) as entry:
-        if entry.worker is None:
+        if entry.worker is None and not core.draining:
             _start_or_try_later(core, entry, _MISSING)
 
 
 def _start_or_try_later(core: Core, entry: Entry, what: str) -> None:
     """Start it now after a first failure, later after several in a row."""
     pause = _pause(core, entry.failures)
-    entry.failures += 1
+    entry.failures += what is not _MISSING
     if pause and what is not _MISSING and core.rows(entry.fisk_id):
         LOG.warning("the worker of Fisk %s %s again; starting another in %.1f s", entry.fisk_id, what, pause)
         core.watch.later(pause, lambda: restart(core, entry.fisk_id))
@@ -68,16 +72,17 @@ def _start_or_try_later(core: Core, entry: Entry, what: str) -> None:
     try:
         _start(core, entry, what)
     except FiskError as exc:
-        pause = _pause(core, entry.failures)
+        entry.failures += 1
+        pause = max(_FIRST_PAUSE, _pause(core, entry.failures))
         LOG.warning("the worker of Fisk %s cannot be started yet: %s", entry.fisk_id, exc)
         core.watch.later(pause, lambda: restart(core, entry.fisk_id))
 
 
 def _pause(core: Core, failures: int) -> float:
     """Give the seconds to wait after so many failures in a row."""
-    if not failures:
+    if failures < _AT_ONCE:
         return 0.0
-    return min(core.settings.workers.longest_pause, _FIRST_PAUSE * 2.0 ** min(failures - 1, 20))
+    return min(core.settings.workers.longest_pause, _FIRST_PAUSE * 2.0 ** min(failures - _AT_ONCE, 20))
 
 
 def _start(core: Core, entry: Entry, what: str) -> None:
@@ -101,7 +106,16 @@ def _unneeded(core: Core, entry: Entry) -> None:
     entry.failures = 0
     core.workers.stop(entry)
     if find_record(core.engine, entry.fisk_id) is None:
+        _sweep(core)
         core.home.operation(entry.fisk_id).unlink(missing_ok=True)
+
+
+def _sweep(core: Core) -> None:
+    """Take away what attachments had that went with their Fisk, or to another host."""
+    for note in core.notes.list():
+        if core.row(note) is None:
+            attaching.disconnect(core, note, force=True)
+    core.exports.sweep(lambda: [row.id for row in core.rows()])
 
 
 def _launch(core: Core, entry: Entry, record: Record, rows: Sequence[AttachmentRow]) -> None:
@@ -138,9 +152,9 @@ def _give_up(core: Core, entry: Entry, rows: Sequence[AttachmentRow]) -> None:
     """End the use of a Fisk that another host writes now."""
     for row in rows:
         core.exports.withdraw(row.id)
-        if "access" in row.details:
+        if row.id in core.notes.list():
             try:
-                attaching.disconnect(core, row, force=True)
+                attaching.disconnect(core, row.id, force=True)
             except FiskError as exc:
                 LOG.warning("access path '%s' of Fisk %s stays: %s", row.access, row.fisk_id, exc)
     with core.engine.catalog.change() as conn:
@@ -226,6 +240,7 @@ def adopt(core: Core) -> None:
     rows: dict[str, list[AttachmentRow]] = {}
     for row in core.rows():
         rows.setdefault(row.fisk_id, []).append(row)
+    _sweep(core)
     marked = {path.stem for path in core.home.run.glob("*.worker")}
     for fisk_id in sorted(marked | rows.keys()):
         with core.workers.entry(fisk_id) as entry:
@@ -262,6 +277,7 @@ def _adopt(core: Core, entry: Entry, rows: Sequence[AttachmentRow]) -> None:
 
 def drain(core: Core) -> None:
     """End all workers in order; the attachments stay, and are served again by the next supervisor."""
+    core.draining = True
     for fisk_id in core.workers.running():
         with core.workers.entry(fisk_id) as entry, core.operation(fisk_id):
             core.workers.stop(entry)

@@ -12,10 +12,11 @@ from fisk_core.model import Attachment
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A hidden Fisk, and the NBD URI where it is written."""
+    """A hidden Fisk, and where it is written: ``uri`` on this host, ``uris`` every NBD URI there is."""
 
     fisk_id: str
     uri: str
+    uris: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
