@@ -80,6 +80,7 @@ def move(context: Context, ref: str, pool: str, *, progress: "Progress | None" =
     record, where = context.find(ref), context.pool_row(pool)
     if record.pool_id != where.id:
         validate.fits(record.size, context.open_pool(where.name))
+        sweep.sweep_pins(context)  # what the last move left may be the space that this one needs
         with _Move(context, record, where, progress) as moving:
             moving.run()
         context.settler.notify()
