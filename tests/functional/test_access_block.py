@@ -237,7 +237,7 @@ def test_unknown_options_are_refused(engine: Engine) -> None:
             path.plan(fisk, "nbd+unix:///x?socket=/x", Path("/x"), read_only=False, options=options)
 
 
-def test_what_a_killed_worker_forgot_is_written_again(engine: Engine) -> None:
+def test_what_a_killed_worker_acknowledged_is_there(engine: Engine) -> None:
     path = File(engine)
     usable(path)
     fisk = engine.create("disk", SIZE)
