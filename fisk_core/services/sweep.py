@@ -194,6 +194,7 @@ def sweep(context: "Context", pool_name: str, *, dry_run: bool = False) -> list[
     if not dry_run:
         context.open_pool(pool_name).sweep_staging()
         sweep_locks(context)
+        sweep_journals(context)
     return found
 
 
@@ -220,3 +221,16 @@ def sweep_locks(context: "Context") -> int:
         context.home.fence(path.stem).unlink(missing_ok=True)
         gone += 1
     return gone
+
+
+def sweep_journals(context: "Context") -> int:
+    """Remove the journals of periods nobody writes any more; gives their number.
+
+    A worker that was killed between the last flush of a period and the removal of its journal leaves one.
+    """
+    with context.catalog.read() as conn:
+        unsealed = {row.id for row in maps.select_maps(conn, schema.maps.c.sealed.is_(False))}
+    gone = [path for path in context.home.run.glob("*.journal") if path.stem not in unsealed]
+    for path in gone:
+        path.unlink(missing_ok=True)
+    return len(gone)

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 from contextlib import contextmanager, suppress
+from uuid import uuid4
 
 import pytest
 
@@ -107,6 +108,16 @@ def test_a_clean_end_leaves_no_journal(engine):
         client.write(0, b"x" * BLOCK)
         assert len(journals(engine)) == 1
     assert journals(engine) == []
+
+
+def test_a_journal_nobody_needs_is_swept(engine):
+    make_volume(engine)
+    with killed(engine) as client:
+        client.write(0, b"1" * BLOCK)
+    engine.home.journal(str(uuid4())).write_bytes(b"")
+    engine.check(repair=True)
+    assert len(journals(engine)) == 1
+    assert read(engine, "volume", 0, BLOCK) == b"1" * BLOCK
 
 
 @pytest.mark.parametrize("seed", range(4))
