@@ -30,7 +30,7 @@ from fisk_core.api.routers import (
     workers,
 )
 from fisk_core.api.services import Services
-from fisk_core.api.ui import PATH, Page
+from fisk_core.api.ui import PATH, Page, to_page
 from fisk_core.errors import FiskError
 
 _NOUNS = (
@@ -50,6 +50,7 @@ def create_app(services: Services | None = None) -> FastAPI:
     for module in (system, *_NOUNS):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(system.unversioned)
+    app.add_route(PATH, to_page)
     app.mount(PATH, Page())
     app.add_exception_handler(FiskError, problems.of_fisk_error)
     app.add_exception_handler(HTTPException, problems.of_http_error)

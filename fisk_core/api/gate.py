@@ -27,7 +27,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 STREAMS = "/v1/events"
-_PUBLIC = ("/healthz",)
+_PUBLIC = ("/healthz", "/ui")
 _PUBLIC_BELOW = "/ui/"
 NOBODY = Caller("anonymous", None)
 

@@ -102,6 +102,12 @@ def test_the_page_is_sent_with_a_policy_that_lets_nothing_else_in(page):
     assert b"https://" not in body
 
 
+def test_the_slash_may_be_left_out(page):
+    page.browser.open(page.url.removesuffix("/"))
+    page.browser.until(lambda: page.browser.run("return location.pathname") == "/ui/")
+    page.browser.complaints()
+
+
 def test_nothing_but_its_files_is_served(page):
     for path in ("/ui/../__init__.py", "/ui/%2e%2e/__init__.py", "/ui/js/", "/ui/nothing"):
         assert page.fiskd.request("GET", path)[0] in (400, 404)

@@ -9,6 +9,8 @@ and nothing else is loaded or talked to, even if a name that somebody chose got 
 from pathlib import Path
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
@@ -25,6 +27,11 @@ HEADERS = {
     # Asked for again each time, mostly answered with 304: one version's page never meets another's code.
     "cache-control": "no-cache",
 }
+
+
+async def to_page(_: Request) -> Response:
+    """Send those on who left out the slash at the end."""
+    return RedirectResponse(f"{PATH}/", 308)
 
 
 class Page:
