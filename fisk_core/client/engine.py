@@ -27,7 +27,7 @@ from fisk_core.client.locks import RemoteLocks
 from fisk_core.client.transport import Patience, Transport
 from fisk_core.client.verbs import FiskVerbs, items, labels, path_of
 from fisk_core.dataplane.client_tls import Tls
-from fisk_core.errors import InvalidValue, NotFound, ReadOnly, Unavailable
+from fisk_core.errors import InvalidValue, ReadOnly, Unavailable
 from fisk_core.model import BLOCK_SIZE, PAGE_SIZE, Attachment, Event, Fisk, Role
 from fisk_core.reports import CheckReport, CollectReport, RescanReport, ScrubReport
 
@@ -235,7 +235,7 @@ class RemoteEngine(FiskVerbs):
         answer = self.transport.call("POST", "/builds", json=body, again=True)
         fisk_id = str(answer["fisk_id"])
         try:
-            client = connect([answer["uri"]], self.tls)
+            client = connect(answer["uris"], self.tls)
         except BaseException:
             self.drop_build(fisk_id)
             raise
@@ -246,13 +246,8 @@ class RemoteEngine(FiskVerbs):
     ) -> Fisk:
         """Finish a Fisk under construction to which all was written; see ``RemoteBuilding.finish``."""
         body = {"size": size, "frozen": frozen, "attributes": labels(attributes)}
-        try:
-            return decode(Fisk, self.transport.call("POST", f"{_build(fisk_id)}/finish", json=body))
-        except Unavailable as exc:
-            try:
-                return self.get(fisk_id)  # it can be seen: it was finished, and the answer got lost
-            except NotFound:
-                raise exc from None
+        answer = self.transport.call("POST", f"{_build(fisk_id)}/finish", json=body, again=True)
+        return decode(Fisk, answer)
 
     def drop_build(self, fisk_id: str) -> None:
         self.transport.call("DELETE", _build(fisk_id))

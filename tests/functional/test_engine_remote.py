@@ -117,6 +117,30 @@ def test_threads_open_disks_side_by_side(engine: RemoteEngine) -> None:
     assert [read(engine, f"c-{number}", 0, 3) for number in range(1, 5)] == [b"c-1", b"c-2", b"c-3", b"c-4"]
 
 
+def test_bytes_over_tcp(engine: RemoteEngine) -> None:
+    """As from another host, where the socket of a worker cannot be reached."""
+    engine.create("a", MIB)
+    made = engine.attach("a")
+    tcp = [uri for uri in made.uris if uri.startswith("nbd://")]
+    with connect(tcp, None) as client:
+        client.write(0, b"over tcp")
+        client.flush()
+        assert client.read(0, 8) == b"over tcp"
+    engine.detach(made.id)
+    with pytest.raises(errors.FiskError):
+        connect(tcp, None)
+    with pytest.raises(errors.Unavailable):
+        connect(["nbd+unix:///a?socket=/nowhere"], None)
+    begun = engine.transport.call("POST", "/builds", json={"name": "b", "size": MIB})
+    with connect(begun["uris"][1:], None) as client:
+        client.write(0, DATA)
+    built = engine.show_build(begun["fisk_id"], size=MIB, frozen=True, attributes=None)
+    assert engine.show_build(begun["fisk_id"], size=MIB, frozen=True, attributes=None) == built
+    assert read(engine, "b") == DATA
+    with pytest.raises(errors.FiskError):
+        connect(begun["uris"][1:], None)
+
+
 # Jobs
 
 
