@@ -30,7 +30,7 @@ Queue = asyncio.Queue[Event | None]
 
 
 class Broadcast:
-    """Hands events out; ``follow`` belongs to the event loop, the rest may be called from anywhere."""
+    """Hands events out."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -40,7 +40,9 @@ class Broadcast:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def follow(self, after: int | None) -> AsyncIterator[bytes]:
-        """Give events after a number (None: from now on) as an event stream."""
+        """Give events after a number (None: from now on) as an event stream; belongs to the event loop."""
+        if self._stopping.is_set():
+            return
         queue: Queue = asyncio.Queue(_WAITING)
         self._begin()
         self._queues.add(queue)  # before the look at what was: nothing falls between
@@ -60,11 +62,14 @@ class Broadcast:
         finally:
             self._queues.discard(queue)
 
-    def stop(self) -> None:
-        """End every stream, and the thread."""
+    def end_streams(self) -> None:
+        """End every stream, and have no more; belongs to the event loop."""
         self._stopping.set()
         for queue in list(self._queues):
             self._end(queue)
+
+    def close(self) -> None:
+        """Wait for the thread to end, after ``end_streams``."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

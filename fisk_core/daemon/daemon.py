@@ -155,8 +155,9 @@ class _Daemon:
             await watchdog
         for waiting in list(self._services.waiting):
             waiting.cancel()
-        await anyio.to_thread.run_sync(self._services.broadcast.stop)
+        self._services.broadcast.end_streams()
         await servers.stop()
+        await anyio.to_thread.run_sync(self._services.broadcast.close)
 
     def _servers(self) -> Servers:
         services = self._services

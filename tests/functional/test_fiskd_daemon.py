@@ -5,9 +5,10 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import requests
 
 from fisk_core.dataplane.client import NbdClient
 from fisk_core.errors import NotFound
-from tests.fiskds import Fiskd, configure, running
+from tests.fiskds import Fiskd, UnixConnection, configure, running
 
 JSON = {"Content-Type": "application/json"}
 MIB = 1 << 20
@@ -119,6 +120,24 @@ def test_draining_ends_the_workers_and_they_come_back(home):
         with connected(attached["uris"][0]) as client:
             assert client.size == MIB
         fiskd.request("DELETE", f"/v1/attachments/{attached['id']}")
+
+
+def test_what_waits_or_streams_does_not_keep_it_from_ending(home):
+    with running(home, api={"stop_seconds": 600}) as fiskd, ExitStack() as stack:
+        post(fiskd, "/v1/fisks", {"name": "disk", "size": MIB})
+        lock = {"offset": 0, "length": 1}
+        post(fiskd, "/v1/fisks/disk/locks", lock)
+        stream, waiter = (stack.enter_context(closing(UnixConnection(fiskd.socket))) for _ in range(2))
+        stream.request("GET", "/v1/events")
+        told = stream.getresponse()
+        assert told.readline() == b": fisk\n"
+        waiter.request("POST", "/v1/fisks/disk/locks", json.dumps({**lock, "wait": 60.0}).encode(), JSON)
+        with closing(sqlite3.connect(home / "catalog.sqlite")) as catalog:
+            while catalog.execute("SELECT count(*) FROM range_locks").fetchone() != (2,):
+                pass  # until it stands in the queue
+        assert fiskd.stop() == 0
+        assert waiter.getresponse().status == 409
+        told.read()
 
 
 def test_the_policy_and_the_level_of_logs_are_read_anew(home):
