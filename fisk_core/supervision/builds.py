@@ -147,6 +147,8 @@ def abort(core: Core, fisk_id: str) -> None:
 def _remove(core: Core, entry: Entry) -> None:
     core.exports.withdraw(entry.fisk_id)
     core.workers.stop(entry, orderly=False)
+    if record := find_record(core.engine, entry.fisk_id):
+        core.home.journal(record.map_id).unlink(missing_ok=True)
     sweep.remove_building(core.engine, entry.fisk_id, locks.acquire(core.home.lock(entry.fisk_id)))
     for path in (core.home.operation, core.home.control, core.home.socket):
         path(entry.fisk_id).unlink(missing_ok=True)  # nobody had the time to

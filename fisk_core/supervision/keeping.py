@@ -3,8 +3,8 @@
 
 A worker that ends while somebody needs it is started again at once, at the same address, under a new epoch;
 if it ends soon several times, after pauses that grow.  The Fisk's operation lock is held meanwhile, so a
-snapshot or a deletion either finds a worker or nobody.  A row whose Fisk is gone went with it; one whose epoch is below a
-lease that another host has taken lost the Fisk to it, and is removed.
+snapshot or a deletion either finds a worker or nobody.  A row whose Fisk is gone went with it; one whose
+epoch is below a lease that another host has taken lost the Fisk to it, and is removed.
 """
 
 import logging
@@ -103,10 +103,9 @@ def _start(core: Core, entry: Entry, what: str) -> None:
 
 
 def _unneeded(core: Core, entry: Entry) -> None:
-    entry.failures = 0
     core.workers.stop(entry)
+    _sweep(core)
     if find_record(core.engine, entry.fisk_id) is None:
-        _sweep(core)
         core.home.operation(entry.fisk_id).unlink(missing_ok=True)
 
 
@@ -163,8 +162,8 @@ def _give_up(core: Core, entry: Entry, rows: Sequence[AttachmentRow]) -> None:
         events.emit(
             conn, "worker.fenced", entry.fisk_id, host=core.host, attachments=[row.id for row in rows]
         )
-    entry.failures = 0
     core.workers.stop(entry)
+    _sweep(core)  # the other host may have removed the rows
 
 
 # Looking now and then
