@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from fisk_core.access import whole
+from fisk_core.access import direct, whole
 from fisk_core.access.direct import Direct
-from fisk_core.engine import Engine
-from fisk_core.errors import InUse, InvalidValue, Unsupported
+from fisk_core.engine import Engine, access
+from fisk_core.errors import InUse, InvalidValue, PoolError, Unsupported
 from fisk_core.model import Fisk
+from tests.conftest import ExpectLogs
 from tests.engines import MIB
 from tests.filesystems import SMALLEST, mounted
 
@@ -23,10 +24,15 @@ SIZE = 16 * MIB
 K4 = 4096
 
 
-@pytest.fixture(params=["xfs", "btrfs"])
+BOTH = pytest.mark.parametrize("pool", ["xfs", "btrfs"], indirect=True)
+"""where the file system matters"""
+
+
+@pytest.fixture
 def pool(request: pytest.FixtureRequest, engine: Engine, tmp_path: Path) -> Iterator[Path]:
     """The directory of pool ``shared``, on a file system with reflink."""
-    with mounted(request.param, SMALLEST[request.param], tmp_path) as directory:
+    fstype = getattr(request, "param", "xfs")
+    with mounted(fstype, SMALLEST[fstype], tmp_path) as directory:
         engine.create_pool("shared", "file", {"path": str(directory / "pool")})
         yield directory / "pool"
         engine.settle()
@@ -85,6 +91,7 @@ def changed(engine: Engine, before: str, after: str) -> list[tuple[int, int]]:
     return [(extent.offset, extent.length) for extent in engine.diff(before, after)]
 
 
+@BOTH
 def test_the_file_is_the_fisk(engine: Engine, volume: Fisk) -> None:
     with attached(engine) as (file, details):
         assert Direct(engine).alive(details)
@@ -101,6 +108,7 @@ def test_the_file_is_the_fisk(engine: Engine, volume: Fisk) -> None:
     assert engine.check().ok
 
 
+@BOTH
 def test_no_space_is_taken_and_only_changes_are_owned(engine: Engine, volume: Fisk) -> None:
     engine.snapshot("volume", "before")
     with attached(engine) as (file, _):
@@ -110,6 +118,7 @@ def test_no_space_is_taken_and_only_changes_are_owned(engine: Engine, volume: Fi
     assert engine.usage("volume").exclusive == 2 * K4
 
 
+@BOTH
 def test_snapshots_while_attached(engine: Engine, volume: Fisk) -> None:
     with attached(engine) as (file, _):
         with file.open("r+b", buffering=0) as opened:  # kept open, as a hypervisor does
@@ -204,6 +213,7 @@ def _bare_header(pool: Any, period: str, base: str) -> bytes:
     return frame(header.pack(), 0, 0)
 
 
+@BOTH
 def test_frozen_fisks_are_read(engine: Engine, volume: Fisk) -> None:
     with attached(engine, "s2") as (file, details):
         assert file.read_bytes()[: 2 * MIB] == b"\1" * MIB + b"\2" * MIB
@@ -215,6 +225,7 @@ def test_frozen_fisks_are_read(engine: Engine, volume: Fisk) -> None:
         assert file.read_bytes()[:MIB] == b"\1" * MIB
 
 
+@BOTH
 def test_a_file_that_is_open_is_refused(engine: Engine, volume: Fisk) -> None:
     with attached(engine) as (file, details):
         with file.open("rb"), pytest.raises(InUse, match="is open"):
@@ -232,6 +243,7 @@ def test_deleting_by_force(engine: Engine, volume: Fisk) -> None:
     assert not engine.home.direct(volume.id).exists()
 
 
+@BOTH
 def test_a_file_system_in_the_file(engine: Engine, pool: Path, tmp_path: Path) -> None:
     engine.create("disk", 64 * MIB, pool="shared")
     with attached(engine, "disk") as (file, _):
@@ -260,3 +272,75 @@ def test_a_pool_without_reflink(engine: Engine, tmp_path: Path) -> None:
         with pytest.raises(Unsupported, match="reflink"):
             Direct(engine).plan(fisk, None, Path("/x"), read_only=False, options={})
         engine.settle()
+
+
+@pytest.fixture
+def interrupted(engine: Engine, volume: Fisk, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Any]]:
+    """A direct attachment whose keeper died in a snapshot: the catalog is ahead of the file."""
+
+    def die(*_: object) -> None:
+        raise PoolError("the engine died")
+
+    with attached(engine) as (file, details):
+        overwrite(file, 0, b"\7" * K4)
+        with monkeypatch.context() as patched:
+            patched.setattr(access, "tell_to_switch", die)
+            with pytest.raises(PoolError, match="died"):
+                engine.snapshot("volume", "never")
+        kill_keeper(details)
+        while Direct(engine).alive(details):
+            os.sched_yield()
+        yield file, details
+
+
+@BOTH
+def test_an_interrupted_snapshot_is_finished_by_the_next_keeper(
+    engine: Engine, interrupted: tuple[Path, Any], expect_logs: ExpectLogs
+) -> None:
+    expect_logs("interrupted snapshot")
+    file, details = interrupted
+    overwrite(file, K4, b"\7" * K4)
+    Direct(engine).connect(details)
+    engine.snapshot("volume", "next")
+    overwrite(file, 2 * K4, b"\7" * K4)
+    Direct(engine).disconnect(details)
+    assert get(engine, "volume", 0, 4 * K4) == b"\7" * 3 * K4 + b"\1" * K4
+    assert get(engine, "next", 0, 4 * K4) == b"\7" * 2 * K4 + b"\1" * 2 * K4
+    assert changed(engine, "next", "volume") == [(2 * K4, K4)]
+    engine.settle()
+    assert engine.check().ok
+
+
+def test_an_interrupted_snapshot_is_finished_by_detaching(
+    engine: Engine, interrupted: tuple[Path, Any], expect_logs: ExpectLogs
+) -> None:
+    expect_logs("interrupted snapshot")
+    file, details = interrupted
+    overwrite(file, K4, b"\7" * K4)
+    Direct(engine).disconnect(details)
+    put(engine, "volume", 2 * K4, b"\x08" * K4)
+    assert get(engine, "volume", 0, 4 * K4) == b"\7" * 2 * K4 + b"\x08" * K4 + b"\1" * K4
+    engine.settle()
+    assert engine.check().ok
+
+
+def test_attaching_that_was_interrupted(
+    engine: Engine, volume: Fisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the mark is there it is a Fisk like any other."""
+
+    def die(*_: object) -> None:
+        raise PoolError("died")
+
+    path, directory = Direct(engine), engine.home.run / "a"
+    details = path.plan(volume, None, directory, read_only=False, options={})
+    with monkeypatch.context() as patched:
+        patched.setattr(direct, "_write_mark", die)
+        with pytest.raises(PoolError, match="died"):
+            path.connect(details)
+    assert get(engine, "volume") == CONTENT
+    put(engine, "volume", 0, b"\7" * K4)
+    file = Path(path.connect(details) or "")
+    assert file.read_bytes()[: 2 * MIB] == b"\7" * K4 + CONTENT[K4:]
+    path.disconnect(details)
+    assert not directory.exists()
