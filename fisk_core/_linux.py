@@ -15,6 +15,7 @@ FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
 
 _FICLONERANGE = 0x4020940D
+_PR_SET_PDEATHSIG = 1
 _SYS_CACHESTAT = 451  # the same number on every architecture; since Linux 6.5
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -51,6 +52,13 @@ def trim_memory() -> None:
     """Give freed memory back to the system: after something large was built and dropped."""
     if _malloc_trim is not None:
         _malloc_trim(0)
+
+
+def end_with_parent(parent: int, number: int) -> None:
+    """Have the kernel send this process the signal ``number`` when its parent, process ``parent``, ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it had ended before
+        os.kill(os.getpid(), number)
 
 
 class _CachestatRange(ctypes.Structure):

@@ -66,6 +66,8 @@ class ServeOptions:
     fence: FenceOptions | None = None
     lock: int | None = None
     """the descriptor that holds the Fisk's lock in the worker's process"""
+    parent: int | None = None
+    """the process that the worker ends with; None: it goes on by itself"""
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> "ServeOptions":

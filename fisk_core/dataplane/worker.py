@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TextIO
 
+from fisk_core import _linux
 from fisk_core.dataplane.control import Control
 from fisk_core.dataplane.loop import Loop
 from fisk_core.dataplane.process import prepare, told
@@ -54,6 +55,8 @@ def _run(server: Server, begin: Callable[[Control], None]) -> int:
         begin(Control(server))
         _watch_fence(server)
         loop.stop_on(signal.SIGTERM, signal.SIGINT, call=lambda: setattr(loop, "stopping", True))
+        if options.parent is not None:
+            _linux.end_with_parent(options.parent, signal.SIGTERM)
         if options.announce:
             print(*server.uris, sep="\n", flush=True)
         loop.run()

@@ -18,6 +18,7 @@ from fisk_core.dataplane import control, protocol
 from fisk_core.dataplane.client import NbdClient
 from fisk_core.dataplane.disk import Disk
 from fisk_core.dataplane.launch import Worker, start_worker
+from fisk_core.dataplane.server import ServeOptions
 from fisk_core.errors import InUse, NotFound, from_oserror
 from fisk_core.model import Fisk
 from fisk_core.pools.copying import copy_range
@@ -147,7 +148,8 @@ def serving(engine: "Engine", fisk: Fisk) -> Iterator[str]:
 def _start(engine: "Engine", fisk: Fisk, path: str, lock_fd: int) -> Worker:
     for attempt in range(_ATTEMPTS):
         try:
-            return start_worker(engine.disk_spec(fisk, read_only=True), unix=path, lock_fd=lock_fd)
+            options = ServeOptions(unix=path, announce=True, parent=os.getpid())
+            return start_worker(engine.disk_spec(fisk, read_only=True), lock_fd=lock_fd, options=options)
         except NotFound:
             # A map of the chain below was just consolidated, and what it no longer needs removed.
             if attempt == _ATTEMPTS - 1:
