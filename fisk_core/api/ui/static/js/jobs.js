@@ -7,7 +7,7 @@ import { bytes, pairs, percent, when } from "./format.js";
 
 const EVERY = 2000;
 const SHOWN = 200;
-const HEADS = ["Job", "State", "Progress", "Begun", "Result", ""];
+const HEADS = ["Job", "State", "Action", "Progress", "Begun", "Result"];
 const isOver = (job) => !["queued", "running"].includes(job.state);
 
 export function jobs(page, signal) {
@@ -68,8 +68,8 @@ function jobRow(mayCancel, cancel) {
   const progress = h("progress", { max: "1" });
   const done = h("small", {});
   const button = h("button", { type: "button", class: "cancel", onclick: cancel }, "Cancel");
-  const last = h("td", {}, ...(mayCancel ? [button] : []));
-  const element = h("tr", {}, name, state, h("td", {}, progress, " ", done), begun, result, last);
+  const action = h("td", {}, ...(mayCancel ? [button] : []));
+  const element = h("tr", {}, name, state, action, h("td", {}, progress, " ", done), begun, result);
   function update(job) {
     element.dataset.job = job.id;
     element.dataset.state = job.state;
