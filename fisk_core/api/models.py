@@ -4,10 +4,11 @@
 Nothing is converted: a number is a number and text is text.  Fields that no model knows are refused.
 """
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from fisk_core.api import limits
 from fisk_core.model import MAX_SIZE
@@ -38,7 +39,17 @@ RoleQuery = Annotated[str | None, Query(pattern=_ROLE, max_length=limits.MAX_ROL
 PageSize = Annotated[int | None, Query(ge=1, le=limits.MAX_PAGE, description="objects in the answer")]
 OffsetQuery = Annotated[int, Query(ge=0, le=MAX_SIZE, description="bytes")]
 
-BlockSize = Literal[512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]
+
+def plain(value: dict[str, Any]) -> dict[str, Any]:
+    """Take what can be written as JSON again: no lone surrogates, no NaN, and not too deep."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except RecursionError as exc:
+        raise ValueError("nested too deeply") from exc
+    return value
+
+
+Options = Annotated[dict[Key, Any], Field(max_length=64), AfterValidator(plain)]
 
 
 def moment(value: object) -> object:

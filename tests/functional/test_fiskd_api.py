@@ -226,6 +226,10 @@ def test_an_event_comes_while_it_is_waited_for(fiskd):
         ("POST", "/v1/fisks", b'{"name": "x", "size": 513}', 400, "invalid-value"),
         ("POST", "/v1/fisks", b'{"name": "' + b"x" * 256 + b'", "size": 512}', 400, "invalid-value"),
         ("POST", "/v1/jobs", b'{"kind": "dance"}', 400, "invalid-value"),
+        ("POST", "/v1/jobs", b'{"kind": "scrub", "arguments": {"refs": ["\\ud800"]}}', 400, "invalid-value"),
+        ("POST", "/v1/jobs", b'{"kind": "scrub", "arguments": {"refs": NaN}}', 400, "invalid-value"),
+        ("GET", "/v1/fisks?nome=x", None, 400, "invalid-value"),
+        ("GET", "/v1/fisks?role=a&role=b", None, 400, "invalid-value"),
         ("GET", "/v1/attachments/" + "0" * 36, None, 400, "invalid-value"),
     ],
 )

@@ -2,7 +2,7 @@
 """Attachments: Fisks in use on this host, and the workers that serve them."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Query
 from pydantic import Field
@@ -10,7 +10,7 @@ from pydantic import Field
 from fisk_core import errors
 from fisk_core.api import limits
 from fisk_core.api.identity import ADMIN, OPERATOR, READER
-from fisk_core.api.models import NAME, Body, Creation, IdInPath, Key, Ref, RefInPath, Text
+from fisk_core.api.models import NAME, Body, Creation, IdInPath, Options, Ref, RefInPath, Text
 from fisk_core.api.operation import Operations
 from fisk_core.api.services import Given
 from fisk_core.model import Attachment
@@ -45,7 +45,7 @@ class NewAttachment(Creation):
     access: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$", examples=["nbd"])] = "nbd"
     consumer: Text = ""
     steal: bool = False
-    options: dict[Key, Any] | None = Field(None, max_length=16)
+    options: Options | None = None
 
 
 class Upgrade(Body):

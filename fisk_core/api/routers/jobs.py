@@ -2,7 +2,7 @@
 """Jobs: long work, submitted, watched and cancelled."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Query
 from pydantic import Field
@@ -10,7 +10,7 @@ from pydantic import Field
 from fisk_core import errors
 from fisk_core.api import limits
 from fisk_core.api.identity import OPERATOR, READER
-from fisk_core.api.models import Creation, IdInPath, Key
+from fisk_core.api.models import Creation, IdInPath, Options
 from fisk_core.api.operation import Operations
 from fisk_core.api.services import Given
 from fisk_core.model import Job
@@ -32,7 +32,7 @@ class NewJob(Creation):
     """Work of one of the kinds, with the arguments that kind takes; see the manual."""
 
     kind: Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,63}$", examples=["collect"])]
-    arguments: dict[Key, Any] = Field({}, max_length=64)
+    arguments: Options = {}
 
 
 @router.operation("POST", "/jobs", rule="jobs:create", role=OPERATOR, gives=Job, status=201, may=_ERRORS)

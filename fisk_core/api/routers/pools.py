@@ -2,14 +2,10 @@
 """Pools: made, listed, asked how full they are."""
 
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import Field
 
 from fisk_core import errors
-from fisk_core.api import limits
 from fisk_core.api.identity import ADMIN, READER
-from fisk_core.api.models import Body, Key, Name, NameInPath
+from fisk_core.api.models import Body, Name, NameInPath, Options
 from fisk_core.api.operation import Operations
 from fisk_core.api.services import Given
 from fisk_core.model import PoolInfo
@@ -29,7 +25,7 @@ class NewPool(Body):
 
     name: Name
     driver: Name = "file"
-    options: dict[Key, Any] | None = Field(None, max_length=limits.MAX_ATTRIBUTES)
+    options: Options | None = None
 
 
 @router.operation("GET", "/pools", rule="pools:list", role=READER, gives=Pools)
