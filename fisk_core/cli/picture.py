@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ _FEWEST_CELLS = 10
 _ALIAS_BITS = 16
 
 Tally = Counter[tuple[int, int]]
-"""(cell, owner) → blocks"""
+"""(cell, owner) → blocks, or bytes"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +52,29 @@ def draw(block_map: "BlockMap", most_cells: int) -> Picture:
     cell_size = block_map.block_size
     while -(-block_map.size // cell_size) > most_cells:
         cell_size *= 2
-    count = -(-block_map.size // cell_size)
     tally = _count(block_map, cell_size // block_map.block_size)
+    owners = [layer or "" for layer in block_map.layers]
+    return _assembled(tally, owners, block_map.size, cell_size, block_map.block_size)
+
+
+def drawn(told: Mapping[str, Any]) -> Picture:
+    """Give the picture of a map a daemon told of; where a cell has many owners, of the largest of them."""
+    tally: Tally = Counter()
+    for cell, bucket in enumerate(told["buckets"]):
+        for share in bucket["shares"]:
+            tally[cell, share["layer"]] += share["bytes"]
+    owners = [layer["id"] for layer in told["layers"]]
+    return _assembled(tally, owners, told["size"], told["bucket"], 1)
+
+
+def _assembled(tally: Tally, owners: Sequence[str], size: int, cell_size: int, unit: int) -> Picture:
+    """Give the picture of what was counted in units of so many bytes; ``owners`` are ids of layers."""
     totals: Counter[int] = Counter()
     for (_, owner), blocks in tally.items():
         totals[owner] += blocks
     letters = _letters(totals)
-    shares = [
-        LayerShare(letter, block_map.layers[owner] or "", totals[owner] * block_map.block_size)
-        for owner, letter in letters.items()
-    ]
-    cells = _cells(tally, letters, count, cell_size // block_map.block_size)
+    shares = [LayerShare(letter, owners[owner], totals[owner] * unit) for owner, letter in letters.items()]
+    cells = _cells(tally, letters, -(-size // cell_size), cell_size // unit)
     return Picture(cells, cell_size, sorted(shares, key=_by_letter))
 
 

@@ -179,6 +179,16 @@ class RemoteEngine(FiskVerbs):
         """Give the NBD URIs at which a Fisk is attached, on any host."""
         return list(dict.fromkeys(uri for each in self.attachments(fisk=fisk.id) for uri in each.uris))
 
+    def picture(self, ref: str, buckets: int = 256) -> dict[str, Any]:
+        """Give who owns how much of each of at most ``buckets`` (1024) equal parts of a Fisk.
+
+        ``size`` and ``bucket`` in bytes; ``layers`` (id, bytes …), oldest first; ``buckets``: of each the
+        largest ``shares`` (index of a layer, bytes), and the bytes of ``others``.
+        """
+        params = {"buckets": max(1, min(buckets, 1024))}
+        found: dict[str, Any] = self.transport.call("GET", path_of(ref, "map"), params=params)
+        return found
+
     # Moving bytes in and out
 
     def import_image(

@@ -16,7 +16,7 @@ import pytest
 from fisk_core import errors
 from fisk_core.client import RemoteEngine
 from fisk_core.client.disks import connect
-from fisk_core.testing.engine_conformance import DATA, MIB, read
+from fisk_core.testing.engine_conformance import DATA, MIB, read, write
 from tests.commands import Command
 from tests.fiskds import Fiskd, running
 
@@ -70,8 +70,6 @@ def test_the_daemon_of_a_url_is_asked(fisk: Command, fiskd: Fiskd, tmp_path: Pat
     elsewhere.environment["FISK_URL"] = fiskd.url
     assert elsewhere.json("show", "a")["name"] == "a"
     assert elsewhere("--embedded", "list", "-f", "json") == "[]\n"
-    assert "daemon's host" in elsewhere.fails(errors.Unsupported, "map", "a")
-    assert "map" in fisk.run("--help").stdout
 
 
 def test_a_token_over_tcp(fisk: Command, fiskd: Fiskd, tmp_path: Path) -> None:
@@ -99,6 +97,21 @@ def test_without_a_daemon(home: Path) -> None:
 
 
 # The verbs there were
+
+
+def test_the_picture_of_a_map_from_afar(
+    fisk: Command, fiskd: Fiskd, engine: RemoteEngine, tmp_path: Path
+) -> None:
+    engine.create("a", MIB)
+    write(engine, "a", 0, DATA[: MIB // 2])
+    engine.snapshot("a", "s")
+    write(engine, "a", 0, DATA[: MIB // 4])
+    elsewhere = Command(tmp_path)
+    words = ("map", "a", "--width", "80")
+    there, here = elsewhere("--url", fiskd.url, *words), fisk(*words)
+    assert there.splitlines()[:-2] == here.splitlines()[:-2]  # below are the layers, with their ages
+    assert elsewhere.json("--url", fiskd.url, *words) == fisk.json(*words)
+    assert len(fisk.json(*words)) == 2
 
 
 def test_the_verbs_there_were(fisk: Command, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fisk_core.cli.base import FiskLister
 from fisk_core.cli.columns import Size, Words
-from fisk_core.errors import InvalidValue, Unsupported
+from fisk_core.errors import InvalidValue
 from fisk_core.units import format_size
 
 if TYPE_CHECKING:
@@ -41,19 +41,23 @@ class Map(FiskLister):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        from fisk_core.cli.picture import draw, shape
+        from fisk_core.cli.picture import draw, drawn, shape
 
         width = shutil.get_terminal_size().columns if parsed_args.width is None else parsed_args.width
         if width < 1 or parsed_args.rows < 1:
             raise InvalidValue("a picture needs at least one row and one column")
         self.in_row, most_cells = shape(width, parsed_args.rows)
         if self.is_remote():
-            raise Unsupported("the picture needs the maps themselves; ask for it on the daemon's host")
-        with self.embedded() as engine:
-            self.record = engine.find(parsed_args.name)
-            with closing(engine.load_map(self.record)) as block_map:
-                self.picture = draw(block_map, most_cells)
-            self.fisks = engine.list(pool=self.record.pool)
+            with self.daemon() as remote:
+                self.fisk = remote.get(parsed_args.name)
+                self.picture = drawn(remote.picture(self.fisk.id, most_cells))
+                self.fisks = remote.list(pool=self.fisk.pool)
+        else:  # a daemon of this home directory reads the same maps
+            with self.embedded() as engine:
+                self.fisk = engine.get(parsed_args.name)
+                with closing(engine.load_map(engine.find(self.fisk.id))) as block_map:
+                    self.picture = draw(block_map, most_cells)
+                self.fisks = engine.list(pool=self.fisk.pool)
         rows = [
             (
                 each.letter,
@@ -74,7 +78,7 @@ class Map(FiskLister):
         # Not printed by the console itself, which has ideas of its own about who reads no further.
         with console.capture() as captured:
             cell = format_size(self.picture.cell_size)
-            console.print(f"{self.record.name}: {format_size(self.record.size)}, one cell is {cell}")
+            console.print(f"{self.fisk.name}: {format_size(self.fisk.size)}, one cell is {cell}")
             for line in (
                 *_picture_lines(self.picture, self.in_row),
                 *_legend(self.picture.layers, self.fisks),
