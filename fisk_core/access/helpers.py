@@ -96,10 +96,9 @@ class Helper:
             return " ".join(self.log.read_text(errors="replace")[-_LAST_WORDS:].split()) or "it said nothing"
         return "it said nothing"
 
-    def end(self, *, at_once: bool = False) -> None:
+    def end(self) -> None:
         """Have it end, by force after a while; one that does not run is no error.  Raises PoolError."""
-        steps = [(signal.SIGTERM, END_SECONDS), (signal.SIGKILL, _KILL_SECONDS)]
-        for number, seconds in steps[at_once:]:
+        for number, seconds in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, _KILL_SECONDS)):
             deadline = time.monotonic() + seconds
             while self.running and time.monotonic() < deadline:
                 with self._pidfd() as pidfd:

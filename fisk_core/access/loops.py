@@ -13,6 +13,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from fisk_core.access.mounts import real
 from fisk_core.errors import InUse, PoolError
 
 _LOOP_SET_STATUS64, _LOOP_GET_STATUS64 = 0x4C04, 0x4C05
@@ -34,13 +35,13 @@ def lacking() -> str | None:
 
 def devices_of(file: Path) -> list[Path]:
     """Give the loop devices over ``file``, "(deleted)" or not."""
-    found = []
+    found, wanted = [], str(real(file))
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
             name = backing.read_text().rstrip("\n").removesuffix(" (deleted)")
         except OSError:  # detached meanwhile
             continue
-        if name == str(file):
+        if name == wanted:
             found.append(Path("/dev") / backing.parent.parent.name)
     return sorted(found)
 

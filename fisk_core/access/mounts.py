@@ -17,9 +17,14 @@ _PATIENCE_SECONDS = 1.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def real(path: Path) -> Path:
+    """Give the name the kernel has for ``path``, without looking at what is mounted there."""
+    return path.parent.resolve() / path.name
+
+
 def is_mounted(path: Path) -> bool:
     """Whether something is mounted on ``path``; works where its server is dead."""
-    wanted = os.fsencode(path).replace(b"\\", b"\\134")
+    wanted = os.fsencode(real(path)).replace(b"\\", b"\\134")
     for plain, octal in ((b" ", b"\\040"), (b"\t", b"\\011"), (b"\n", b"\\012")):
         wanted = wanted.replace(plain, octal)
     lines = Path("/proc/self/mountinfo").read_bytes().splitlines()

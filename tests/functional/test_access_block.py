@@ -228,6 +228,20 @@ def test_read_only(engine: Engine) -> None:
             path.disconnect(details)
 
 
+def test_a_home_behind_a_symbolic_link(engine: Engine, tmp_path: Path) -> None:
+    path = Block(engine)
+    usable(path)
+    fisk = engine.create("disk", SIZE)
+    (tmp_path / "link").symlink_to(engine.home.run)
+    with serving(engine, "disk") as (worker, _):
+        details = path.plan(fisk, worker.uri, tmp_path / "link" / "a b", read_only=False, options={})
+        path.connect(details)
+        assert path.alive(details)
+        path.disconnect(details)
+        assert not path.alive(details)
+    assert not (engine.home.run / "a b").exists()
+
+
 def test_unknown_options_are_refused(engine: Engine) -> None:
     path = Block(engine)
     usable(path)
