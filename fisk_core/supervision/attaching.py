@@ -246,7 +246,7 @@ def end_use(core: Core, entry: Entry, row: AttachmentRow, *, force: bool) -> Non
         return
     others = [each for each in core.rows(row.fisk_id) if each.id != row.id and core.needs_worker(each)]
     if not others:
-        end_worker(core, entry)
+        end_worker(core, entry, hurry=force)
 
 
 def disconnect(core: Core, attachment_id: str, *, force: bool) -> None:
@@ -256,7 +256,7 @@ def disconnect(core: Core, attachment_id: str, *, force: bool) -> None:
         core.notes.remove(attachment_id)
 
 
-def end_worker(core: Core, entry: Entry) -> None:
+def end_worker(core: Core, entry: Entry, *, hurry: bool = False) -> None:
     """Stop the worker that no attachment needs; one of a frozen Fisk stays a while for the next reader."""
     worker = core.workers.alive(entry) or core.workers.find(entry, patience=5.0)
     seconds = core.settings.workers.reader_linger
@@ -265,7 +265,7 @@ def end_worker(core: Core, entry: Entry) -> None:
         core.watch.later(seconds, lambda: stop_unused(core, entry.fisk_id, worker.pid))
         return
     with core.operation(entry.fisk_id):
-        core.workers.stop(entry)
+        core.workers.stop(entry, hurry=hurry)
 
 
 def _is_frozen(core: Core, fisk_id: str) -> bool:

@@ -2,6 +2,7 @@
 """What the verbs of the supervisor share."""
 
 import logging
+import resource
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ class Core:
         self.home = engine.home
         self.draining = False
         """no worker is started again by itself any more"""
+        _raise_limit()
         self.watch = Watch()
         try:
             self.exports = Exports(self.home)
@@ -76,6 +78,12 @@ class Core:
         self.watch.close()
         self.workers.close()
         self.network.close()
+
+
+def _raise_limit() -> None:
+    """Allow as many descriptors as we may have: each worker takes two."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def required(row: AttachmentRow | None, attachment_id: str) -> AttachmentRow:

@@ -32,6 +32,7 @@ class Network:
         self._process: subprocess.Popen[str] | None = None
         self._pidfd = -1
         self._stopping = False
+        self._complaint = ""
         self.address: tuple[str, int, bool] | None = None
         """where it listens, and whether under TLS; None while it does not"""
 
@@ -43,7 +44,9 @@ class Network:
             try:
                 self._find_or_start()
             except FiskError as exc:
-                LOG.warning("nobody can connect from the network for now: %s", exc)
+                if str(exc) != self._complaint:
+                    LOG.warning("nobody can connect from the network for now: %s", exc)
+                self._complaint = str(exc)
                 self._watch.later(_AGAIN_SECONDS, self.start)
 
     def _find_or_start(self) -> None:

@@ -115,7 +115,8 @@ class Supervisor:
         """End an attachment; the last one of a Fisk ends its worker, when all is durable.
 
         One that is ended already is fine.  Raises InUse while a consumer still uses the access path, and for
-        an attachment of another host.  ``force`` takes it away from them: the other host's writer is fenced.
+        an attachment of another host.  ``force`` takes it away from them: the other host's writer is fenced;
+        and a worker that does not come to an end is killed, what was flushed being safe.
         """
         attaching.detach(self._core, validate.fisk_id(attachment_id), force=force)
 

@@ -244,16 +244,17 @@ class Workers:
             self._ended(entry.fisk_id, worker)
         return entry.worker
 
-    def stop(self, entry: Entry, *, orderly: bool = True) -> None:
+    def stop(self, entry: Entry, *, orderly: bool = True, hurry: bool = False) -> None:
         """End the worker, when all is durable if ``orderly``; it has ended when this returns.
 
-        One that cannot make everything durable says so in the log and ends too: what was acknowledged as
-        flushed is safe, and whoever asked for a flush since then got an error.
+        ``hurry``: one that takes long is killed.  One that cannot make everything durable says so in the log
+        and ends too: what was acknowledged as flushed is safe, and whoever asked for a flush since then got
+        an error.
         """
         worker = entry.worker
         if worker is not None and orderly:
             try:
-                self._drain(entry.fisk_id)
+                self._drain(entry.fisk_id, self._drain_seconds + _END_SECONDS if hurry else _ANSWER_SECONDS)
             except FiskError as exc:
                 LOG.info("the worker of Fisk %s does not drain, and is told to end: %s", entry.fisk_id, exc)
         elif worker is not None:
@@ -265,12 +266,12 @@ class Workers:
         if entry.worker is None:
             raise PoolError(f"no worker serves Fisk {entry.fisk_id} at this moment")
         try:
-            self._drain(entry.fisk_id)
+            self._drain(entry.fisk_id, _ANSWER_SECONDS)
         finally:
             self._see_off(entry)
 
-    def _drain(self, fisk_id: str) -> None:
-        self.ask(fisk_id, {"op": "drain", "seconds": self._drain_seconds}, _ANSWER_SECONDS)
+    def _drain(self, fisk_id: str, timeout: float) -> None:
+        self.ask(fisk_id, {"op": "drain", "seconds": self._drain_seconds}, timeout)
 
     def _see_off(self, entry: Entry) -> None:
         if entry.worker is not None:
