@@ -3,7 +3,7 @@
 
 Subclass ``EngineConformance`` under a name that starts with ``Test`` and give it a fixture ``engine``:
 something with the verbs of ``fisk_core.protocol.Verbs`` on a home directory without Fisks.  Pools
-``second`` and ``other`` are made.
+``second``, ``other`` and ``elsewhere`` are made.
 """
 
 import io
@@ -536,6 +536,21 @@ class EngineConformance:
             engine.create("b", MIB, pool="nothing")
         with pytest.raises(errors.FiskError):
             engine.create_pool("third", "nonsense")
+
+    def test_move(self, engine: Verbs) -> None:
+        engine.create_pool("elsewhere")
+        fisk_id = engine.create("a", MIB).id
+        write(engine, "a", 0, DATA)
+        engine.snapshot("a", "s")
+        moved = engine.move("a", "elsewhere")
+        assert (moved.id, moved.pool, engine.get("s").pool) == (fisk_id, "elsewhere", "default")
+        write(engine, "a", 0, b"there")
+        assert read(engine, "a") == b"there" + DATA[5:]
+        assert read(engine, "s") == DATA
+        with pytest.raises(errors.NotFound):
+            engine.move("a", "nothing")
+        with pytest.raises(errors.NotFound):
+            engine.move("nothing", "elsewhere")
 
     def test_rescan(self, engine: Verbs) -> None:
         engine.create("a", MIB)
