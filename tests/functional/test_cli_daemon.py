@@ -19,6 +19,7 @@ from fisk_core.client.disks import connect
 from fisk_core.testing.engine_conformance import DATA, MIB, read, write
 from tests.commands import Command
 from tests.fiskds import Fiskd, running
+from tests.nbd_servers import need
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,7 @@ def test_the_picture_of_a_map_from_afar(
 
 
 def test_the_verbs_there_were(fisk: Command, tmp_path: Path) -> None:
+    need("qemu-img")
     source, target = tmp_path / "source", tmp_path / "target.qcow2"
     source.write_bytes(DATA)
     assert fisk.json("import", source, "image", "--attribute", "os=none")["state"] == "frozen"
