@@ -58,7 +58,9 @@ def _run(server: Server, begin: Callable[[Control], None]) -> int:
         if options.parent is not None:
             _linux.end_with_parent(options.parent, signal.SIGTERM)
         if options.announce:
-            print(*server.uris, sep="\n", flush=True)
+            # In one piece: who has read the first line may close the pipe.
+            sys.stdout.write("".join(f"{uri}\n" for uri in server.uris))
+            sys.stdout.flush()
         loop.run()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -39,6 +39,17 @@ def test_spawn_serve_stop(zygote, spec, tmp_path):
         assert raw.get(0, 6) == b"forked"
 
 
+def test_a_worker_with_several_addresses(zygote, spec, tmp_path):
+    """Whoever starts it reads the first, and listens no more."""
+    for number in range(10):
+        options = ServeOptions(unix=str(tmp_path / "nbd"), listen=("127.0.0.1", 0))
+        pid, _ = zygote.spawn(spec, options)
+        with Raw(str(tmp_path / "nbd")) as raw:
+            assert raw.works(), number
+        os.kill(pid, signal.SIGTERM)
+        assert zygote.wait(pid) == 0
+
+
 def test_many_at_once_start_quickly(zygote, tmp_path):
     pool = make_pool(tmp_path / "pool")
     started, workers = time.monotonic(), []
