@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from fisk_core import locks
+from fisk_core.catalog.fisks import Conflict
 from fisk_core.dataplane.client import NbdClient
 from fisk_core.engine import Engine
 from fisk_core.errors import AlreadyExists, FiskError, InUse, InvalidValue, NotFound, ReadOnly
@@ -327,3 +328,28 @@ def count_children():
     while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
         mine |= more
     return len(mine)
+
+
+def test_a_worker_that_cannot_start_leaves_nothing(home):
+    long = home / ("long" * 25)  # no client could connect to a socket there
+    configure(long)
+    with Engine.open(long) as engine, supervising(engine) as supervisor:
+        make_volume(engine, content=b"content")
+        with pytest.raises(InvalidValue, match="as long as"):
+            supervisor.attach("volume")
+        with pytest.raises(InvalidValue, match="as long as"):
+            supervisor.begin_build("image", size=MIB)
+        assert supervisor.attachments() == supervisor.workers() == leavings(engine) == []
+        assert read(engine, "volume", 0, 7) == b"content"
+        engine.create("image", MIB)
+        assert engine.check().problems == []
+
+
+def test_one_of_many_builds_of_the_same_name(engine, supervisor):
+    with ThreadPoolExecutor(4) as threads:
+        begun = [threads.submit(supervisor.begin_build, "image", size=MIB) for _ in range(4)]
+    builds = [each.result() for each in begun if each.exception() is None]
+    assert {type(each.exception()) for each in begun} == {type(None), Conflict}
+    assert [each.fisk_id for each in supervisor.workers()] == [build.fisk_id for build in builds]
+    supervisor.abort_build(builds[0].fisk_id)
+    assert leavings(engine) == []

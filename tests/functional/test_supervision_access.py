@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from fisk_core.access import access_path
+from fisk_core.dataplane.client import NbdClient
 from fisk_core.engine import Engine
-from fisk_core.errors import FiskError
+from fisk_core.errors import FiskError, InUse
+from fisk_core.supervision import Supervisor
 from tests.engines import MIB, read
+from tests.filesystems import SMALLEST, mounted
 from tests.supervisors import configure, leavings, processes_of, supervising, until
 
 
@@ -115,3 +118,38 @@ def test_a_crash_while_a_file_is_connected_and_after(engine, where):
             assert readable(each.path)
             supervisor.detach(each.id)
         assert gone(engine)
+
+
+@pytest.fixture
+def whole(engine, tmp_path):
+    """A Fisk on a file system that shares extents."""
+    with mounted("xfs", SMALLEST["xfs"], tmp_path) as directory:
+        engine.create_pool("shared", "file", {"path": str(directory / "pool")})
+        yield engine.create("whole", 16 * MIB, pool="shared")
+        engine.settle()
+
+
+def test_a_direct_file_needs_no_worker_and_excludes_one(engine, whole):
+    with Supervisor(engine) as supervisor:
+        made = supervisor.attach("whole", access="direct", consumer="guest")
+        assert (made.uris, supervisor.workers()) == ((), [])
+        assert made.epoch > 0
+        for wanted in ({}, {"read_only": True}, {"access": "direct"}):
+            with pytest.raises(InUse):
+                supervisor.attach("whole", **wanted)
+        Path(made.path).open("r+b").close()
+    with supervising(engine) as supervisor:
+        assert supervisor.attachments() == [made]
+        with open(made.path, "r+b") as file:
+            file.write(b"direct")
+            os.fsync(file.fileno())
+        engine.snapshot("whole", "snap")
+        with pytest.raises(InUse, match="attached"):
+            engine.delete("whole")
+        supervisor.detach(made.id)
+        with NbdClient.connect(supervisor.attach("whole").uris[0]) as client:
+            assert bytes(client.read(0, 6)) == b"direct"
+        with pytest.raises(InUse, match="exclude"):
+            supervisor.attach("whole", access="direct")
+        assert len(supervisor.attachments()) == 1
+    assert read(engine, "snap", 0, 6) == b"direct"
