@@ -7,12 +7,15 @@ announced that never came.
 
 import gc
 import logging
+import os
 import re
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -99,6 +102,42 @@ def no_process_left() -> Iterator[None]:
         if time.monotonic() > deadline:
             pytest.fail("left running: " + ", ".join(map(_describe, sorted(left))))
         time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def session_mark() -> Iterator[bytes]:
+    """A variable that every process has which was started by these tests, by whatever way."""
+    name, value = "FISK_TEST_SESSION", str(uuid4())
+    os.environ[name] = value
+    yield f"{name}={value}".encode()
+    del os.environ[name]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_orphan_left(session_mark: bytes) -> Iterator[None]:
+    """Fail a module that leaves a process which is nobody's child any more, and end it."""
+    yield
+    deadline = time.monotonic() + 5 * _GRACE_SECONDS
+    while (left := _orphans(session_mark)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    told = ", ".join(map(_describe, sorted(left)))
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    if left:
+        pytest.fail(f"left running: {told}")
+
+
+def _orphans(mark: bytes) -> set[int]:
+    """Give the processes with our mark that were inherited by process 1."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            pid = int(path.parent.name)
+            parent = (path.parent / "stat").read_text().rpartition(")")[2].split()[1]
+            if parent == "1" and mark in path.read_bytes().split(b"\0") and not _has_ended(pid):
+                found.add(pid)
+    return found
 
 
 def _children() -> set[int]:

@@ -54,6 +54,8 @@ def remove(context: "Context", garbage: Garbage) -> None:
                 remove_one(context.open_pool(pool), name)
             except FiskError as exc:
                 LOG.warning("something that is no longer needed stays until the next sweep: %s", exc)
+    for _, name in (*garbage.logs, *garbage.maps):
+        context.home.journal(name).unlink(missing_ok=True)
 
 
 def _remove_layer(pool: Pool, layer: str) -> None:

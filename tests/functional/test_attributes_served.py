@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class and limits as attributes: what is refused, where a Fisk goes, and that its worker hears of changes."""
+"""Class and limits as attributes: what is refused, where a Fisk goes, what its worker hears of changes."""
 
 import pytest
 

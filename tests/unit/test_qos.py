@@ -32,7 +32,7 @@ def test_limits_are_read_from_attributes():
         {"qos.read_iops": "-5"},
         {"qos.read_iops": "5.5"},
         {"qos.read_iops": ""},
-        {"qos.read_iops": "٥"},
+        {"qos.read_iops": "\u0665"},
         {"qos.read_iops": " 5"},
         {"qos.read_iops": "9" * 5000},
         {"qos.read_iops_burst": "5"},
