@@ -14,8 +14,13 @@ from pathlib import Path
 import pytest
 import requests
 
+from fisk_core.api.app import policies
+from fisk_core.api.identity import Groups
+from fisk_core.api.policy import Guard
+from fisk_core.config import Home
+from fisk_core.daemon import listeners, options
 from fisk_core.dataplane.client import NbdClient
-from fisk_core.errors import NotFound
+from fisk_core.errors import InvalidValue, NotFound
 from tests.fiskds import Fiskd, UnixConnection, configure, running
 
 JSON = {"Content-Type": "application/json"}
@@ -45,23 +50,10 @@ def connected(uri: str) -> NbdClient:
             return NbdClient.connect(uri)
 
 
-def test_there_is_one_daemon_for_a_home(home):
+def test_there_is_one_daemon_for_a_home_until_it_is_told_to_stop(home):
     with running(home) as fiskd:
         assert "another fiskd serves" in refused(home)
         assert fiskd.request("GET", "/healthz")[0] == 200
-
-
-def test_the_socket_of_a_dead_daemon_is_no_obstacle(home):
-    with running(home) as fiskd:
-        fiskd.kill()
-        assert fiskd.socket.is_socket()
-        fiskd.start()
-        fiskd.stop()
-        assert not fiskd.socket.exists()
-
-
-def test_it_is_told_to_stop(home):
-    with running(home) as fiskd:
         command = [sys.executable, "-m", "fisk_core.daemon", "--home", home, "stop"]
         with subprocess.Popen(command) as stop:  # fiskd is our child: it is gone when we waited for it
             assert fiskd.process is not None
@@ -77,6 +69,7 @@ def test_workers_outlive_the_daemon_and_are_found_again(home, end):
         attached = post(fiskd, "/v1/fisks/disk/attachments", {"consumer": "test"})
         with NbdClient.connect(attached["uris"][0]) as client:
             getattr(fiskd, end)()
+            assert fiskd.socket.is_socket() is (end == "kill")  # a dead one's is no obstacle
             client.write(0, b"while nobody looks")
             client.flush()
             fiskd.start()
@@ -203,15 +196,33 @@ def _has_ipv6() -> bool:
         ({"max_body": "0"}, "max_body"),
     ],
 )
-def test_what_it_does_not_start_with(home, api, why):
+def test_options_that_make_no_sense_or_are_not_allowed(home, api, why):
     configure(home, {"api": api})
-    assert why in refused(home)
+    with pytest.raises(InvalidValue, match=why):
+        check(Home(home))
+
+
+def check(home: Home) -> None:
+    """Read the options and look at those that a daemon looks at before it begins."""
+    conf = options.read(home)
+    where = listeners.address(conf)
+    if where is not None:
+        listeners.check_tls(where)
+    Groups.named(conf.api.operator_group, conf.api.reader_group)
+
+
+def test_with_such_options_it_does_not_start(home):
+    configure(home, {"api": {"listen": "0.0.0.0:0"}})
+    assert "beyond loopback" in refused(home)
     assert not (home / "run" / "fiskd.sock").exists()
 
 
 def test_a_policy_that_makes_no_sense(home):
-    (home / "policy.yaml").write_text('"fisks:list": "rule:unheard-of"\n')
-    assert "policy" in refused(home)
+    policy = home / "policy.yaml"
+    for text in ('"fisks:list": "rule:unheard-of"', "[broken", "- a list", '"fisks:list": 7'):
+        policy.write_text(text)
+        with pytest.raises(InvalidValue, match="policy"):
+            Guard(options.read(Home(home)), policies(), policy)
 
 
 def test_health_says_what_is_wrong(home):
