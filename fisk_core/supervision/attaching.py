@@ -286,16 +286,17 @@ def resume(core: Core, rows: Sequence[AttachmentRow]) -> None:
     """Make what attachments that exist are owed, where it is not there: routes and access paths."""
     for row in rows:
         if not core.needs_worker(row):
-            _repair(core, row)
+            repair(core, row)
             continue
         core.exports.publish(row.id, row.fisk_id, row.read_only)
         uris = core.exports.uris(row.id, row.fisk_id, str(row.details["export"]), core.network.address)
         if list(row.details.get("uris", ())) != uris:
             store(core, row.id, {**row.details, "uris": uris})
-        _repair(core, row)
+        repair(core, row)
 
 
-def _repair(core: Core, row: AttachmentRow) -> None:
+def repair(core: Core, row: AttachmentRow) -> None:
+    """Connect an access path again if something of it is not there any more."""
     details = dict(row.details.get("access", {}))
     if not details or core.driver(row.access).alive(details):
         return

@@ -180,9 +180,19 @@ def look(core: Core) -> None:
         elif fisk_id not in needed:
             _stop_forgotten(core, fisk_id)
     for fisk_id, rows in needed.items():
-        if any("access" in row.details and not is_pending(row) for row in rows):
-            with core.workers.entry(fisk_id):
-                attaching.resume(core, [row for row in core.rows(fisk_id) if not is_pending(row)])
+        if any("access" in row.details for row in rows):
+            _look_at_paths(core, fisk_id)
+
+
+def _look_at_paths(core: Core, fisk_id: str) -> None:
+    with core.workers.entry(fisk_id):
+        for row in core.rows(fisk_id):
+            if is_pending(row):
+                continue
+            try:
+                attaching.repair(core, row)
+            except FiskError as exc:
+                LOG.warning("access path '%s' of Fisk %s is not there: %s", row.access, fisk_id, exc)
 
 
 def _is_fenced(core: Core, fisk_id: str, worker: Worker) -> bool:
