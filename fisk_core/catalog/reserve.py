@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 SIZE = 1 << 20
+_LEFT = SIZE
+"""bytes that must be left beside it: the last ones are for what was to be done when the disk was full"""
 
 
 class Reserve:
@@ -20,7 +22,7 @@ class Reserve:
 
     def keep(self) -> None:
         """Have the space from now on, if there is any."""
-        if self._path.exists():
+        if self._path.exists() or self._room() < SIZE + _LEFT:
             return
         with suppress(OSError):  # a full or read-only medium: there is nothing to keep
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -31,6 +33,10 @@ class Reserve:
                 raise
             finally:
                 os.close(fd)
+
+    def _room(self) -> int:
+        found = os.statvfs(self._path.parent)
+        return found.f_bavail * found.f_frsize
 
     def release(self) -> bool:
         """Give the space to whoever needs it now; False when there was none."""

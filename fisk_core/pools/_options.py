@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 from fisk_core.errors import InvalidValue
-from fisk_core.model import Class
 
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _CHECKSUMS = ("none", "crc32")
@@ -49,6 +48,10 @@ def _path(value: object) -> str:
 def _classes(value: object) -> str:
     """Give a list like ``scratch,background`` in its one form."""
     names = [name.strip() for name in str(value).split(",") if name.strip()]
+    if not names:
+        return ""
+    from fisk_core.model import Class  # not loaded by workers, most of whose pools name none
+
     for name in names:
         if name not in list(Class):
             raise InvalidValue(f"{name!r} is not a class (there are: {', '.join(Class)})")

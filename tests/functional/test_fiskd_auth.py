@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -157,7 +158,13 @@ def as_user(fiskd: Fiskd, uid: int, groups: list[int], path: str) -> int:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
-def test_groups_have_roles_on_the_unix_socket(home):
+def test_groups_have_roles_on_the_unix_socket():
+    # Not below $TMPDIR, which others may be kept from.
+    with tempfile.TemporaryDirectory(prefix="fisk-", dir="/tmp") as directory:
+        _groups_have_roles(Path(directory))
+
+
+def _groups_have_roles(home):
     import grp
 
     operators, readers = grp.getgrnam("daemon"), grp.getgrnam("games")
