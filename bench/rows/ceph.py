@@ -24,7 +24,7 @@ def ceph(bench: Bench) -> Iterator[Figure]:
     if absent:
         yield Figure("ceph", "4 KiB random read and write, clones", RBD, note=absent)
         return
-    name = bench.filled("plain")
+    name = bench.filled("beside")
     with cluster(bench.directory) as peer:
         peer.create_image("image", bench.effort.size)
         with bench.serve(name) as server:
@@ -48,9 +48,9 @@ def _clones(bench: Bench, peer: Cluster) -> Iterator[Figure]:
     """Time clones one by one in process; the sum of a hundred is what a hundred take."""
     theirs = peer.clones("image", _CLONES)
     with bench.engine() as engine:
-        engine.snapshot("plain", "plain@ceph")
-        ours = [milliseconds(engine.clone, "plain@ceph", f"beside-ceph-{n}") for n in range(_CLONES)]
-        together = milliseconds(engine.clone, "plain@ceph", "beside-ceph-all", count=_CLONES)
+        engine.snapshot("beside", "beside@ceph")
+        ours = [milliseconds(engine.clone, "beside@ceph", f"beside-ceph-{n}") for n in range(_CLONES)]
+        together = milliseconds(engine.clone, "beside@ceph", "beside-ceph-all", count=_CLONES)
     yield Samples("ms", {FISK: ours, RBD: theirs}).compare(
         "ceph", "clone, in process", FISK, RBD, at_most(0.2)
     )
