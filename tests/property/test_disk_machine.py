@@ -135,7 +135,6 @@ class DiskMachine(RuleBasedStateMachine):
             return
         self.disk.close()
         self.disk = self.open(make_spec(self.pool, size, base=self.disk.spec.map_id, base_size=size))
-        self.disk.write_zeroes(size - size % 512, size % 512) if size % 512 else None
         del self.model[size:]
         # The rest of the last block must read as zeros once it is seen again.
         tail = -size % 512
