@@ -3,6 +3,7 @@
 #   make demo     show the main job on a real disk        make check   ruff, mypy, documentation
 #   make test     check, then run all tests               make docs    build the manual
 #   make bench    measure beside nbdkit and qemu-nbd      make clean   remove what these made
+#   make proof    try to break every promise, 15 minutes   make soak HOURS=n  the same without end
 #   make deps     only install what the others need        make samples  options, policy and OpenAPI, from the code
 #
 # All install what they need first: Debian packages (bindep.txt) with apt-get, Python packages into .venv.
@@ -14,16 +15,27 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat
 SPHINX := $(BIN)/sphinx-build -q -W --keep-going -j 2
 PYTEST_ARGS ?=
+PROOF_ARGS ?=
+HOURS ?= 1
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test bench check lint types docs samples deps clean system-demo system-test system-bench system-base
+.PHONY: demo test bench proof soak strength check lint types docs samples deps clean system-demo system-test system-bench system-base
 
 demo: system-demo $(VENV)/.core
 	$(BIN)/python -m demo
 
 test: system-test check
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+proof: system-test $(VENV)/.test
+	$(BIN)/python -m proof $(PROOF_ARGS)
+
+soak: system-test $(VENV)/.test
+	$(BIN)/python -m proof.soak --hours $(HOURS)
+
+strength: system-test $(VENV)/.test
+	$(BIN)/python -m proof.strength
 
 bench: system-bench $(VENV)/.bench
 	$(BIN)/python -m bench
@@ -72,4 +84,4 @@ $(BIN)/python: | system-base
 
 clean:
 	rm -rf $(VENV) .work build dist doc/build *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find bench demo fisk_core tests -name __pycache__ -prune -exec rm -rf {} +
+	find bench demo fisk_core proof tests -name __pycache__ -prune -exec rm -rf {} +
