@@ -26,7 +26,7 @@ Nodes = list[TreeNode]
 PoolInfos = list[PoolInfo]
 Uris = list[str]
 Progress = Callable[[int, int | None], None]
-"""Called with (bytes done, bytes in all or None); raising from it cancels cleanly."""
+"""Called with (done, in all or None), mostly bytes; raising from it cancels cleanly."""
 
 
 class BuildingDisk(Protocol):
@@ -176,9 +176,9 @@ class Verbs(Protocol):
 
     # Keeping things in order
 
-    def check(self, *, repair: bool = False) -> CheckReport: ...
+    def check(self, *, repair: bool = False, progress: Progress | None = None) -> CheckReport: ...
     def scrub(self, *refs: str, progress: Progress | None = None) -> ScrubReport: ...
-    def collect(self, *, dry_run: bool = False) -> CollectReport: ...
+    def collect(self, *, dry_run: bool = False, progress: Progress | None = None) -> CollectReport: ...
 
     # Pools
 

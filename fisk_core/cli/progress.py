@@ -9,8 +9,13 @@ Report = Callable[[int, int | None], None]
 
 
 @contextmanager
-def shown(stream: TextIO, title: str, *, quiet: bool = False) -> Iterator[Report | None]:
-    """Give what to call with (bytes done, bytes in all or None), or None when nobody would see it."""
+def shown(
+    stream: TextIO, title: str, *, quiet: bool = False, counts: bool = False
+) -> Iterator[Report | None]:
+    """Give what to call with (done, in all or None), or None when nobody would see it.
+
+    It is told bytes, or with ``counts`` a number of things.
+    """
     if quiet or not stream.isatty():
         yield None
         return
@@ -18,6 +23,7 @@ def shown(stream: TextIO, title: str, *, quiet: bool = False) -> Iterator[Report
     from rich.progress import (
         BarColumn,
         DownloadColumn,
+        MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeRemainingColumn,
@@ -27,8 +33,7 @@ def shown(stream: TextIO, title: str, *, quiet: bool = False) -> Iterator[Report
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
+        *((MofNCompleteColumn(),) if counts else (DownloadColumn(binary_units=True), TransferSpeedColumn())),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(file=stream), transient=True) as bars:

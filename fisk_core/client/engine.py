@@ -276,17 +276,17 @@ class RemoteEngine(FiskVerbs):
         self.jobs.run("move", {"ref": fisk_id, "pool": pool}, progress)
         return self.get(fisk_id)
 
-    def check(self, *, repair: bool = False) -> CheckReport:
-        return decode(CheckReport, self.jobs.run("check", {"repair": repair}))
+    def check(self, *, repair: bool = False, progress: Progress | None = None) -> CheckReport:
+        return decode(CheckReport, self.jobs.run("check", {"repair": repair}, progress))
 
     def scrub(self, *refs: str, progress: Progress | None = None) -> ScrubReport:
         return decode(ScrubReport, self.jobs.run("scrub", {"refs": list(refs)}, progress))
 
-    def collect(self, *, dry_run: bool = False) -> CollectReport:
-        return decode(CollectReport, self.jobs.run("collect", {"dry_run": dry_run}))
+    def collect(self, *, dry_run: bool = False, progress: Progress | None = None) -> CollectReport:
+        return decode(CollectReport, self.jobs.run("collect", {"dry_run": dry_run}, progress))
 
-    def rescan(self, name: str, **options: Any) -> RescanReport:
-        return decode(RescanReport, self.jobs.run("rescan", {"pool": name, **options}))
+    def rescan(self, name: str, *, progress: Progress | None = None, **options: Any) -> RescanReport:
+        return decode(RescanReport, self.jobs.run("rescan", {"pool": name, **options}, progress))
 
 
 def _consumer() -> str:

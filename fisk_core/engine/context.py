@@ -157,11 +157,9 @@ class Context(ABC):
             self._note_pool(pool)
             return pool
 
-    def adopt_pool(self, name: str, driver: str, options: Mapping[str, Any]) -> Pool:
-        """Open a pool that exists but is not in the catalog, and note it; raises NotFound."""
-        pool = _open({"driver": driver, "name": name, "options": self.pool_options(name, driver, options)})
-        self._note_pool(pool)
-        return pool
+    def find_pool(self, name: str, driver: str, options: Mapping[str, Any]) -> Pool:
+        """Open a pool that exists but is not in the catalog; raises NotFound."""
+        return _open({"driver": driver, "name": name, "options": self.pool_options(name, driver, options)})
 
     def _note_pool(self, pool: Pool) -> None:
         with self.catalog.change() as conn:

@@ -43,7 +43,7 @@ Nodes = list[TreeNode]
 PoolInfos = list[PoolInfo]
 Uris = list[str]
 Progress = Callable[[int, int | None], None]
-"""Called with (bytes done, bytes in all or None); raising from it cancels cleanly."""
+"""Called with (done, in all or None), mostly bytes; raising from it cancels cleanly."""
 
 
 class Engine(Context):
@@ -255,21 +255,21 @@ class Engine(Context):
 
     # Keeping things in order
 
-    def check(self, *, repair: bool = False) -> CheckReport:
+    def check(self, *, repair: bool = False, progress: Progress | None = None) -> CheckReport:
         from fisk_core.services import check
 
-        return check.check(self, repair=repair)
+        return check.check(self, repair=repair, progress=progress)
 
     def scrub(self, *refs: str, progress: Progress | None = None) -> ScrubReport:
         from fisk_core.services import scrub
 
         return scrub.scrub(self, refs, progress=progress)
 
-    def collect(self, *, dry_run: bool = False) -> CollectReport:
+    def collect(self, *, dry_run: bool = False, progress: Progress | None = None) -> CollectReport:
         """Give back the space of blocks that no map points to."""
         from fisk_core.services import collector
 
-        return collector.collect(self, dry_run=dry_run)
+        return collector.collect(self, dry_run=dry_run, progress=progress)
 
     # Pools
 

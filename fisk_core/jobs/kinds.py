@@ -93,11 +93,13 @@ def _scrub(task: Task) -> Any:
 
 
 def _check(task: Task) -> Any:
-    return asdict(task.engine.check(repair=task.arguments.get("repair", False)))
+    repair = task.arguments.get("repair", False)
+    return asdict(task.engine.check(repair=repair, progress=task.progress))
 
 
 def _collect(task: Task) -> Any:
-    return asdict(task.engine.collect(dry_run=task.arguments.get("dry_run", False)))
+    dry_run = task.arguments.get("dry_run", False)
+    return asdict(task.engine.collect(dry_run=dry_run, progress=task.progress))
 
 
 def _prepare_rescan(engine: "Engine", directories: Sequence[Path], arguments: Arguments) -> None:
@@ -114,7 +116,7 @@ def _prepare_rescan(engine: "Engine", directories: Sequence[Path], arguments: Ar
 
 def _rescan(task: Task) -> Any:
     options = {key: value for key, value in task.arguments.items() if key != "pool"}
-    return asdict(task.engine.rescan(task.arguments["pool"], **options))
+    return asdict(task.engine.rescan(task.arguments["pool"], progress=task.progress, **options))
 
 
 KINDS: Mapping[str, Kind] = {

@@ -55,7 +55,7 @@ class Task:
         self._cancelled.set()
 
     def progress(self, done: int, total: int | None) -> None:
-        """Take how many bytes are done; raises Cancelled when the job shall end, and then it must."""
+        """Take how much is done of how much; raises Cancelled when the job shall end, and then it must."""
         if self._cancelled.is_set():
             raise Cancelled("cancelled on request")
         if self._stopping.is_set():

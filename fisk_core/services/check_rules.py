@@ -51,6 +51,22 @@ class View:
     maps: dict[str, MapRow]
     layers: dict[str, tuple[int, bool]]
     names: dict[str, set[str]]
+    step: Callable[[], object] = lambda: None
+    """called when a rule is done with a row; what it raises ends the look"""
+
+    def each_fisk(self) -> Iterator[Record]:
+        for record in self.fisks.values():
+            yield record
+            self.step()
+
+    def each_map(self) -> Iterator[MapRow]:
+        for row in self.maps.values():
+            yield row
+            self.step()
+
+    def rows(self, through: str) -> int:
+        """Give how often a rule that goes through these makes a step."""
+        return len(getattr(self, through)) if through else 0
 
     @property
     def pointed(self) -> set[str]:
@@ -94,7 +110,7 @@ def _leak(kind: str, subject: str, message: str, repair: Callable[[], object]) -
 
 def states(context: "Context", view: View) -> Iterator[Finding]:
     """A live Fisk writes into an unsealed period of its own, a frozen one points to a sealed map."""
-    for record in view.fisks.values():
+    for record in view.each_fisk():
         row = view.maps[record.map_id]
         if record.state == State.BUILDING:
             continue  # also one that only keeps a map alive while its Fisk is moved
@@ -126,7 +142,7 @@ def _begin_period(context: "Context", record: Record, row: MapRow) -> None:
 def shared_periods(context: "Context", view: View) -> Iterator[Finding]:
     """No two live Fisks write into the same period."""
     seen: dict[str, str] = {}
-    for record in view.fisks.values():
+    for record in view.each_fisk():
         if record.frozen:
             continue
         other = seen.setdefault(record.map_id, record.name)
@@ -137,7 +153,7 @@ def shared_periods(context: "Context", view: View) -> Iterator[Finding]:
 def map_rows(context: "Context", view: View) -> Iterator[Finding]:
     """Bases are sealed and opened; a sealed map has a size; one with a blob has no base."""
     pending = {record.base_id for record in view.fisks.values() if record.unsettled}
-    for row in view.maps.values():
+    for row in view.each_map():
         base = view.maps.get(row.base or "")
         if base is not None and not base.opened:
             yield _error("base-unopened", row.id, f"is based on {base.id}, which has no files")
@@ -158,7 +174,7 @@ def _forget_base(context: "Context", row: MapRow) -> None:
 
 def interrupted(context: "Context", view: View) -> Iterator[Finding]:
     """No operation on a served Fisk is half done."""
-    for record in view.fisks.values():
+    for record in view.each_fisk():
         if record.unsettled and not locks.is_held(context.home.operation(record.id)):
             repair = partial(_finish, context, record)
             yield _warning("interrupted", record.name, "an operation on it was interrupted", repair)
@@ -170,7 +186,7 @@ def _finish(context: "Context", record: Record) -> None:
 
 def buildings(context: "Context", view: View) -> Iterator[Finding]:
     """An import under way has a process."""
-    for record in view.fisks.values():
+    for record in view.each_fisk():
         if record.state != State.BUILDING or sweep.is_still_read(context, record):
             continue
         if not locks.is_held(context.home.lock(record.id)):
@@ -181,7 +197,7 @@ def buildings(context: "Context", view: View) -> Iterator[Finding]:
 def unneeded(context: "Context", view: View) -> Iterator[Finding]:
     """Every map is pointed to or a base; every layer is named."""
     needed = view.pointed | {row.base for row in view.maps.values() if row.base}
-    for row in view.maps.values():
+    for row in view.each_map():
         if row.id not in needed:
             yield _leak("map-leak", row.id, "is needed by nobody", partial(_drop, context, row.id))
     named = set().union(*view.names.values()) if view.names else set()
@@ -206,7 +222,7 @@ def _drop_layer(context: "Context", layer: str) -> None:
 
 def period_files(context: "Context", view: View) -> Iterator[Finding]:
     """An opened period without a blob has its log and layer, and the log says what the catalog says."""
-    for row in view.maps.values():
+    for row in view.each_map():
         if row.opened and not row.has_blob:
             yield from _period(context, row, view.names.get(row.id, set()))
 
@@ -228,7 +244,7 @@ def _period(context: "Context", row: MapRow, named: set[str]) -> Iterator[Findin
 
 def blob_files(context: "Context", view: View) -> Iterator[Finding]:
     """A map with a blob has it, whole, and names the layers that the blob lists."""
-    for row in view.maps.values():
+    for row in view.each_map():
         if not row.has_blob:
             continue
         try:
@@ -260,6 +276,7 @@ def layer_files(context: "Context", view: View) -> Iterator[Finding]:
         if row is not None and row.sealed and not frozen:
             repair = partial(_freeze_layer, context, row)
             yield _warning("layer-unfrozen", layer, "its period is sealed but it is not frozen", repair)
+        view.step()
 
 
 def _freeze_layer(context: "Context", row: MapRow) -> None:
@@ -271,7 +288,7 @@ def layer_ends(context: "Context", view: View) -> Iterator[Finding]:
     """No map points behind the end of a layer: what lay there would read as zeros."""
     damaged: set[str] = set()
     seen: set[tuple[str | None, int]] = set()
-    for record in view.fisks.values():
+    for record in view.each_fisk():
         if record.state == State.BUILDING or (record.readable_map, record.size) in seen:
             continue
         seen.add((record.readable_map, record.size))
@@ -314,7 +331,7 @@ def _last_blocks(block_map: BlockMap) -> dict[int, int]:
 
 def published(context: "Context", view: View) -> Iterator[Finding]:
     """Every Fisk has a readable copy of its row in the pool, from which a lost catalog can be rebuilt."""
-    for record in view.fisks.values():
+    for record in view.each_fisk():
         if record.state == State.BUILDING or not record.published:
             continue  # not yet: that is the background's work, and no fault
         repair = partial(settle.publish, context, [record])
@@ -336,7 +353,7 @@ def rolled_back(context: "Context", view: View) -> Iterator[Finding]:
             yield from _from_the_future(context.open_pool(name), latest)
         except FiskError as exc:
             yield _error("pool", name, str(exc))
-    for row in view.maps.values():
+    for row in view.each_map():
         if not row.opened and _has_changes(context.open_pool(row.pool), row.id):
             yield _error("catalog-old", row.id, "was written, and the catalog does not know of it")
 
@@ -378,18 +395,19 @@ def leaks(context: "Context", view: View) -> Iterator[Finding]:
             yield _leak("leak", leak.name, message, repair)
 
 
-RULES: tuple[Callable[["Context", View], Iterator[Finding]], ...] = (
-    states,
-    shared_periods,
-    map_rows,
-    interrupted,
-    buildings,
-    unneeded,
-    period_files,
-    blob_files,
-    layer_files,
-    layer_ends,
-    published,
-    rolled_back,
-    leaks,
+RULES: tuple[tuple[Callable[["Context", View], Iterator[Finding]], str], ...] = (
+    (states, "fisks"),
+    (shared_periods, "fisks"),
+    (map_rows, "maps"),
+    (interrupted, "fisks"),
+    (buildings, "fisks"),
+    (unneeded, "maps"),
+    (period_files, "maps"),
+    (blob_files, "maps"),
+    (layer_files, "layers"),
+    (layer_ends, "fisks"),
+    (published, "fisks"),
+    (rolled_back, "maps"),
+    (leaks, ""),
 )
+"""each with what of the view it goes through"""

@@ -12,6 +12,7 @@ The rules that make it safe beside everything else that goes on:
    barrier between marking and punching.
 5. Punch, then clear the layer's suspicion; a crash in between only repeats harmless work.  A layer below a
    live period stays suspect: more of its blocks may be overwritten any time.
+6. Whoever cancels ends it between two segments: what was punched was garbage, and the layers stay suspect.
 """
 
 import logging
@@ -29,6 +30,7 @@ from fisk_core.dataplane import control
 from fisk_core.pools.base import Device, Kind, Pool
 from fisk_core.reports import CollectReport as CollectReport
 from fisk_core.services.marking import Marks, blocks_per_segment, has_data, mark, runs
+from fisk_core.services.meter import Meter, Progress
 
 if TYPE_CHECKING:
     from fisk_core.engine.context import Context
@@ -38,20 +40,47 @@ LOG = logging.getLogger(__name__)
 _LAYERS_AT_ONCE = 16  # bounds the marks in memory: 16 MiB at the default geometry
 
 
-def collect(context: "Context", *, dry_run: bool = False) -> CollectReport:
-    """Look at every suspect layer once; raises InUse when another collector runs."""
+def collect(context: "Context", *, dry_run: bool = False, progress: Progress | None = None) -> CollectReport:
+    """Look at every suspect layer once; raises InUse when another collector runs.
+
+    ``progress`` is told bytes of address space; raising from it ends the work, and what was given back stays
+    given back.
+    """
     report = CollectReport(dry_run=dry_run)
     with locks.acquire(context.home.lock_path / "collector.lock"):
-        for pool_name in context.pool_names():
-            pool = context.open_pool(pool_name)
-            with context.catalog.read() as conn:
-                suspects = maps.suspects(conn, pool_name)
-            for start in range(0, len(suspects), _LAYERS_AT_ONCE):
-                _collect_some(context, pool, suspects[start : start + _LAYERS_AT_ONCE], report)
+        work = [(pool, layers, _longest(pool, layers)) for pool, layers in _suspects(context)]
+        meter = Meter(progress, sum(length for _, _, length in work))
+        for pool, layers, length in work:
+            end = meter.done + length
+            _collect_some(context, pool, layers, report, meter)
+            meter.to(end)  # also where it was left for later, or is shorter by now
     return report
 
 
-def _collect_some(context: "Context", pool: Pool, layers: list[str], report: CollectReport) -> None:
+def _suspects(context: "Context") -> Iterator[tuple[Pool, list[str]]]:
+    """Give what to look at together."""
+    for pool_name in context.pool_names():
+        with context.catalog.read() as conn:
+            found = maps.suspects(conn, pool_name)
+        for start in range(0, len(found), _LAYERS_AT_ONCE):
+            yield context.open_pool(pool_name), found[start : start + _LAYERS_AT_ONCE]
+
+
+def _longest(pool: Pool, layers: Sequence[str]) -> int:
+    """Give the size of the longest layer; one that cannot be opened is complained of later."""
+    longest = 0
+    for layer in layers:
+        with (
+            suppress(errors.FiskError),
+            pool.open_device(Kind.LAYER, layer, writable=False) as device,
+        ):
+            longest = max(longest, device.size)
+    return longest
+
+
+def _collect_some(
+    context: "Context", pool: Pool, layers: list[str], report: CollectReport, meter: Meter
+) -> None:
     try:
         with ExitStack() as stack:
             sources = _pointing_maps(context, pool, layers, stack)
@@ -60,8 +89,10 @@ def _collect_some(context: "Context", pool: Pool, layers: list[str], report: Col
                 devices[layer] = stack.enter_context(
                     pool.open_device(Kind.LAYER, layer, writable=not report.dry_run)
                 )
-            _sweep([block_map for block_map, _ in sources], devices, report)
+            _sweep([block_map for block_map, _ in sources], devices, report, meter)
             overwritten = {layer for block_map, live in sources if live for layer in block_map.layers}
+    except errors.Cancelled:
+        raise
     except errors.FiskError as exc:
         # One damaged map must not keep all other space from coming back; nothing it may name is punched.
         LOG.info("left %d layers for later: %s", len(layers), exc)
@@ -117,7 +148,7 @@ def _settle_log(context: "Context", pool: Pool, row: MapRow) -> None:
         control.call(context.home.control(row.writer), {"op": "barrier"})
 
 
-def _sweep(sources: list[BlockMap], devices: dict[str, Device], report: CollectReport) -> None:
+def _sweep(sources: list[BlockMap], devices: dict[str, Device], report: CollectReport, meter: Meter) -> None:
     if not sources:
         return
     geometry = sources[0].geometry
@@ -132,6 +163,7 @@ def _sweep(sources: list[BlockMap], devices: dict[str, Device], report: CollectR
             live[layer] += int(selected.sum()) * geometry.block_size
             if not report.dry_run:
                 _punch(device, index * step, ~selected, geometry.block_size)
+        meter.advance(min(step, longest - index * step))
     for layer, device in devices.items():
         after = min(live[layer], before[layer]) if report.dry_run else device.allocated()
         report.reclaimed += max(0, before[layer] - after)

@@ -4,8 +4,9 @@
 Headers tell names and roles, logs and map blobs tell which map is based on which and which layers it names.
 A header may be older than the logs: then the newest period of its Fisk, found by following the logs that it
 wrote, counts.  A map with content that no Fisk leads to (its header was never written) becomes a frozen
-Fisk called ``recovered-…``.  Nothing in the pool is changed or removed; everything that can be made of it
-is inserted in one transaction; what is damaged is named in the report and left alone.
+Fisk called ``recovered-…``.  Nothing in the pool is changed or removed; everything that can be made of it,
+and the pool itself where the catalog has lost it, is inserted in one transaction; what is damaged is named in
+the report and left alone.  So it may be ended at any moment: before the transaction nothing has happened.
 """
 
 import logging
@@ -28,6 +29,7 @@ from fisk_core.pools.base import Kind, Pool
 from fisk_core.reports import RescanReport as RescanReport
 from fisk_core.services import headers
 from fisk_core.services.headers import FiskHeader
+from fisk_core.services.meter import Meter, Progress
 
 if TYPE_CHECKING:
     from fisk_core.engine.context import Context
@@ -74,25 +76,28 @@ def rescan(
     driver: str = "file",
     options: Mapping[str, Any] | None = None,
     force: bool = False,
+    progress: Progress | None = None,
 ) -> RescanReport:
     """Take over what the pool ``name`` holds; ``options`` say where it is if the catalog does not know it.
 
     Raises AlreadyExists when the catalog has Fisks of this pool, unless ``force``: then only what it does not
-    have is added.
+    have is added.  ``progress`` is told how many things of the pool were read; raising from it ends the work.
     """
-    pool = _adopt(context, name, driver, options or {})
+    pool, is_new = _find(context, name, driver, options or {})
     with context.catalog.read() as conn:
-        row = pool_rows.find(conn, name)
         known = {fisk.id for fisk in fisks.select_fisks(conn, pool=name)}
     if known and not force:
         raise AlreadyExists(
             f"the catalog has {len(known)} Fisks of pool '{name}'; only a forced rescan adds to them"
         )
     report = RescanReport(name)
-    found = _read(pool, report)
+    found = _read(pool, report, progress)
     latest = max((header.version for header in found.headers.values()), default=0)
     with context.making(), context.catalog.change() as conn:
         raise_version(conn, latest)
+        if is_new:
+            pool_rows.add(conn, pool.id, pool.spec())
+        row = pool_rows.find(conn, name)
         plan = _plan(conn, found, row.id, report)
         _seal_all(pool, plan)
         _insert(conn, found, plan, row.id)
@@ -100,32 +105,38 @@ def rescan(
     return report
 
 
-def _adopt(context: "Context", name: str, driver: str, options: Mapping[str, Any]) -> Pool:
-    """Open the pool, noting it in the catalog when that was lost."""
+def _find(context: "Context", name: str, driver: str, options: Mapping[str, Any]) -> tuple[Pool, bool]:
+    """Open the pool; says whether the catalog does not know it."""
     if name in context.pool_names():
-        return context.open_pool(name)
-    return context.adopt_pool(name, driver, options)
+        return context.open_pool(name), False
+    return context.find_pool(name, driver, options), True
 
 
 # Reading
 
 
-def _read(pool: Pool, report: RescanReport) -> Found:
+def _read(pool: Pool, report: RescanReport, progress: Progress | None) -> Found:
     found = Found(pool, {}, {}, {})
-    for name in pool.list_blobs("fisks/"):
+    fisk_names, map_names = [*pool.list_blobs("fisks/")], [*pool.list_blobs("maps/")]
+    log_ids = [*pool.list_devices(Kind.LOG)]
+    meter = Meter(progress, len(fisk_names) + len(map_names) + len(log_ids))
+    for name in fisk_names:
+        meter.advance()
         try:
             header = headers.decode(pool.get_blob(name), name)
         except FiskError as exc:
             report.damaged.append(str(exc))
         else:
             found.headers[header.id] = header
-    for name in pool.list_blobs("maps/"):
+    for name in map_names:
+        meter.advance()
         map_id = name.partition("/")[2]
         try:
             found.blobs[map_id] = read_blob_header(pool, map_id)
         except FiskError as exc:
             report.damaged.append(str(exc))
-    for map_id in pool.list_devices(Kind.LOG):
+    for map_id in log_ids:
+        meter.advance()
         try:
             found.logs[map_id] = read_log_header(pool, map_id)
         except FiskError as exc:

@@ -5,7 +5,7 @@ Where the pool keeps data checksums, each block of a frozen layer is compared; b
 looked at, the collector may have taken them.  A block of several Fisks is read once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,10 @@ from fisk_core.pools.base import Device, Kind, Pool
 from fisk_core.reports import ScrubReport as ScrubReport
 from fisk_core.services import sums
 from fisk_core.services.marking import blocks_per_segment, mark, runs
+from fisk_core.services.meter import Meter, Progress
 
 if TYPE_CHECKING:
     from fisk_core.engine.context import Context
-
-Progress = Callable[[int, int | None], None]
 
 _CHUNK = 1 << 20
 
@@ -38,7 +37,7 @@ def scrub(context: "Context", refs: Sequence[str] = (), *, progress: Progress | 
             for pool, sources in _open_maps(context, chosen, report, stack)
             for layer in sorted({layer for each in sources for layer in each.layers if layer})
         ]
-        meter = _Meter(progress, sum(_wanted_bytes(sources, layer) for _, layer, sources in work))
+        meter = Meter(progress, sum(_wanted_bytes(sources, layer) for _, layer, sources in work))
         for pool, layer, sources in work:
             try:
                 _scrub_layer(pool, layer, sources, report, meter)
@@ -47,18 +46,6 @@ def scrub(context: "Context", refs: Sequence[str] = (), *, progress: Progress | 
             except FiskError as exc:
                 report.blame("layer", layer, str(exc))
     return report
-
-
-class _Meter:
-    """Adds up what was read, for the caller to show."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def advance(self, count: int) -> None:
-        self._done += count
-        if self._progress is not None:
-            self._progress(self._done, self._total)
 
 
 def _open_maps(
@@ -102,7 +89,7 @@ def _wanted_bytes(sources: Sequence[BlockMap], layer: str) -> int:
 
 
 def _scrub_layer(
-    pool: Pool, layer: str, sources: Sequence[BlockMap], report: ScrubReport, meter: _Meter
+    pool: Pool, layer: str, sources: Sequence[BlockMap], report: ScrubReport, meter: Meter
 ) -> None:
     size = sources[0].block_size
     known = sums.load(pool, layer) or {}

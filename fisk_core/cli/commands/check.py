@@ -32,8 +32,12 @@ class Check(FiskLister):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        with self.engine() as engine:
-            report = engine.check(repair=parsed_args.repair)
+        quiet = not self.app.options.verbose_level
+        with (
+            self.engine() as engine,
+            progress.shown(self.app.stderr, "check", quiet=quiet, counts=True) as meter,
+        ):
+            report = engine.check(repair=parsed_args.repair, progress=meter)
         repaired = sum(each.repaired for each in report.problems)
         self.status = 0 if report.ok else Corrupt.exit_status
         self.say(

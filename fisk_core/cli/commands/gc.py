@@ -4,6 +4,7 @@
 import argparse
 from typing import Any
 
+from fisk_core.cli import progress
 from fisk_core.cli.base import FiskShow
 from fisk_core.cli.columns import Size, labels
 
@@ -20,8 +21,9 @@ class Collect(FiskShow):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        with self.engine() as engine:
-            report = engine.collect(dry_run=parsed_args.dry_run)
+        quiet = not self.app.options.verbose_level
+        with self.engine() as engine, progress.shown(self.app.stderr, "collect", quiet=quiet) as meter:
+            report = engine.collect(dry_run=parsed_args.dry_run, progress=meter)
         return self.fields(
             {
                 "reclaimed": Size(report.reclaimed),

@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from fisk_core.model import Job
 
 
+_COUNTED = ("check", "rescan")
+"""kinds that say how many things they looked at; the others say bytes"""
+
+
+def _amount(job: "Job", number: int | None) -> Any:
+    if number is None:
+        return Text(None)
+    return number if job.kind in _COUNTED else Size(number)
+
+
 def _details(job: "Job") -> dict[str, Any]:
     return {
         "id": job.id,
@@ -19,8 +29,8 @@ def _details(job: "Job") -> dict[str, Any]:
         "state": job.state.value,
         "host": job.host,
         "arguments": labels(job.arguments),
-        "done": Size(job.done),
-        "total": Text(None) if job.total is None else Size(job.total),
+        "done": _amount(job, job.done),
+        "total": _amount(job, job.total),
         "result": labels(job.result) if isinstance(job.result, dict) else job.result,
         "error": Text(str(job.error.get("detail")) if job.error else None),
         "created_at": Time(job.created_at.isoformat()),
@@ -43,8 +53,8 @@ class List(FiskLister):
         with self.daemon() as engine:
             found = engine.jobs.list(state=parsed_args.state, kind=parsed_args.kind, host=parsed_args.host)
         rows = [
-            (each.id, each.kind, each.state.value, each.host, Size(each.done),
-             Text(None) if each.total is None else Size(each.total), Time(each.created_at.isoformat()))
+            (each.id, each.kind, each.state.value, each.host, _amount(each, each.done),
+             _amount(each, each.total), Time(each.created_at.isoformat()))
             for each in found
         ]  # fmt: skip
         return ("ID", "Kind", "State", "Host", "Done", "Total", "Created At"), rows
@@ -92,8 +102,11 @@ class Wait(FiskShow):
 
         quiet = not self.app.options.verbose_level
         timeout = arguments.optional_duration(parsed_args.timeout)
-        with self.daemon() as engine, progress.shown(self.app.stderr, "job", quiet=quiet) as report:
-            job = engine.jobs.wait(parsed_args.id, timeout, report)
+        with self.daemon() as engine:
+            job = engine.jobs.get(parsed_args.id)
+            counts = job.kind in _COUNTED
+            with progress.shown(self.app.stderr, job.kind, quiet=quiet, counts=counts) as report:
+                job = engine.jobs.wait(job.id, timeout, report)
         if not job.over:
             raise Unavailable(f"the {job.kind} is still {job.state.value} after {parsed_args.timeout}")
         result_of(job)

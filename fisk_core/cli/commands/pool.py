@@ -4,7 +4,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from fisk_core.cli import arguments
+from fisk_core.cli import arguments, progress
 from fisk_core.cli.base import FiskLister, FiskShow
 from fisk_core.cli.columns import Size, Words, labels
 from fisk_core.errors import Corrupt
@@ -76,9 +76,17 @@ class Rescan(FiskShow):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         options = _options(parsed_args)
-        with self.engine() as engine:
+        quiet = not self.app.options.verbose_level
+        with (
+            self.engine() as engine,
+            progress.shown(self.app.stderr, "rescan", quiet=quiet, counts=True) as meter,
+        ):
             report = engine.rescan(
-                parsed_args.name, driver=parsed_args.driver, options=options, force=parsed_args.force
+                parsed_args.name,
+                driver=parsed_args.driver,
+                options=options,
+                force=parsed_args.force,
+                progress=meter,
             )
         self.status = Corrupt.exit_status if report.damaged else 0
         return self.fields(
