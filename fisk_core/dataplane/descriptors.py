@@ -77,5 +77,10 @@ def receive(sock: socket.socket, size: int, most: int = MAX_PASSED) -> tuple[byt
 
     Descriptors this process has no room for are lost: whoever counts on them finds too few.
     """
-    data, fds, _, _ = socket.recv_fds(sock, size, most, socket.MSG_CMSG_CLOEXEC)
+    # Not socket.recv_fds, which leaves its flags out of the call: what arrived would be inherited by programs.
+    fds = array.array("i")
+    data, rights, _, _ = sock.recvmsg(size, socket.CMSG_LEN(most * fds.itemsize), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in rights:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     return data, Descriptors(fds)

@@ -9,7 +9,6 @@ worker's output goes, then its lock if it has one, or the socket that tells a su
 ``{"pid": n}`` answers it; ``{"exited": n, "status": s}`` tells of a worker that ended.
 """
 
-import array
 import json
 import os
 import select
@@ -22,7 +21,7 @@ from dataclasses import replace
 from typing import IO, Any, TextIO
 
 from fisk_core import errors
-from fisk_core.dataplane import lines, scope, worker
+from fisk_core.dataplane import descriptors, lines, scope, worker
 from fisk_core.dataplane.process import told
 from fisk_core.dataplane.server import ServeOptions
 from fisk_core.dataplane.spec import DiskSpec
@@ -32,17 +31,16 @@ _GONE = "the process that starts workers is gone"
 
 
 def _send(sock: socket.socket, message: dict[str, Any], fds: "list[int] | None" = None) -> None:
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([json.dumps(message).encode()], rights)
+    descriptors.send(sock, json.dumps(message).encode(), fds or [])
 
 
 def _receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     """Give a message and its descriptors; (None, []) at the end."""
     try:
-        data, fds, _, _ = socket.recv_fds(sock, _MESSAGE, 8)
+        data, fds = descriptors.receive(sock, _MESSAGE, 8)
     except ConnectionResetError:  # the other end closed with something of ours unread
         return None, []
-    return (json.loads(data) if data else None), fds
+    return (json.loads(data) if data else None), fds.take_all()
 
 
 class Zygote:
