@@ -16,7 +16,9 @@ from rich.table import Table
 
 from proof.core import PROOFS, Context, Figure, ProofFailed, scratch_directory
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = (
+    "proof.concurrency.run",
+)
 """the modules that file a proof, in the order in which they run"""
 FIGURES = Path(__file__).resolve().parent / "figures.csv"
 _WIDE = 160  # columns, where nobody looks at a terminal

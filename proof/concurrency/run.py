@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Concurrency: many clients, snapshots, kills; every block linearizable, every snapshot of one moment.
+
+Two Fisks, one in memory and one on the disk's file system, each with pipelined connections of several
+processes that overlap.  See ``linear`` and ``cuts`` for what is checked.
+"""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Any
+
+from fisk_core.client import RemoteEngine
+from fisk_core.engine import Engine
+from proof.concurrency import client, cuts, linear
+from proof.concurrency.cells import BLOCK, Cells
+from proof.concurrency.cuts import Cut
+from proof.concurrency.history import History
+from proof.concurrency.killer import Troubles
+from proof.concurrency.operator import Operator
+from proof.core import Context, Figure, ProofFailed, at_least, exactly, proof
+from tests.fiskds import Fiskd, running
+
+SIZE = 256 * BLOCK
+PAGE = 4 * BLOCK
+_WORK = Path(__file__).resolve().parents[2] / ".work"
+_LOAD = 0.62  # of the time; the rest is for starting, looking and checking
+_SHOWN = 12
+_OPTIONS: dict[str, Any] = {"workers": {"healthy_seconds": 0, "longest_pause": 0.1, "reader_linger": 0}}
+Told = tuple[int, int, list[str]]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run was, and what it shows."""
+
+    operations: int = 0
+    reconnected: int = 0
+    cells: int = 0
+    problems: list[str] = field(default_factory=list)
+    crash: list[Cut] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+@proof("concurrency", "linearizable blocks, snapshots of one moment", seconds=60)
+def concurrency(context: Context) -> list[Figure]:
+    """Run it and judge it."""
+    outcome = Outcome()
+    with disk_directory() as other:
+        run(context, other, outcome)
+    counts = outcome.counts
+    context.say(", ".join(f"{count:,} {what}" for what, count in sorted(counts.items())))
+    if outcome.problems:
+        shown = "\n".join(outcome.problems[:_SHOWN])
+        raise ProofFailed(
+            f"{len(outcome.problems)} things that cannot be explained; which requests meet is chance, so "
+            f"it may take several runs of: python -m proof --only concurrency --seed {context.seed}\n{shown}"
+        )
+    scale = min(1.0, context.seconds / 60)
+    kills = counts.get("kills of workers", 0) + counts.get("kills of fiskd", 0)
+    return [
+        exactly("violations", len(outcome.problems), 0),
+        at_least("operations checked", outcome.operations, int(200_000 * scale)),
+        Figure("registers read or written", outcome.cells),
+        at_least("snapshots checked under load", counts.get("snapshots", 0), int(30 * scale)),
+        Figure("groups of snapshots", counts.get("groups", 0)),
+        Figure("reverts and resizes", counts.get("reverts", 0) + counts.get("resizes", 0)),
+        Figure("collections beside them", counts.get("collections", 0)),
+        at_least("kills", kills, int(5 * scale)),
+        Figure("hand-overs", counts.get("hand-overs", 0)),
+        Figure("connections made again", outcome.reconnected),
+    ]
+
+
+@contextmanager
+def disk_directory() -> Iterator[Path]:
+    """A directory on the file system of the checkout, for what memory does not do."""
+    _WORK.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="proof-", dir=_WORK) as name:
+        yield Path(name)
+
+
+def run(context: Context, other: Path, outcome: Outcome) -> None:
+    """Put load on two Fisks, make trouble, check."""
+    disks = {"a": Cells(SIZE, 0), "b": Cells(SIZE, 1)}
+    began = time.monotonic_ns()
+    with running(context.scratch / "h", **_OPTIONS) as fiskd, RemoteEngine.open(fiskd.url) as engine:
+        engine.create_pool("disk", options={"path": str(other / "pool")})
+        engine.create("a", SIZE, page_size=PAGE)
+        engine.create("b", SIZE, pool="disk")
+        until = began + int(context.seconds * _LOAD * 1e9)
+        with clients(context, engine, [*disks], until) as (plans, told):
+            operator = Operator(engine, disks, context.random("operator"))
+            trouble(context, fiskd, operator, until, outcome)
+            for _ in plans:
+                operations, reconnected, problems = told.get()
+                outcome.operations += operations
+                outcome.reconnected += reconnected
+                outcome.problems += problems
+        outcome.crash = crash(fiskd, engine, operator)
+        finish(engine, operator, outcome)
+    with Engine.open(context.scratch / "h") as embedded:
+        outcome.problems += [f"check: {each.kind}: {each.message}" for each in embedded.check().problems]
+    judge(began, disks, operator, [History.load(plan.path) for plan in plans], plans, outcome)
+
+
+@contextmanager
+def clients(
+    context: Context, engine: RemoteEngine, names: list[str], until: int
+) -> "Iterator[tuple[list[client.Plan], SimpleQueue[Told]]]":
+    """Run two processes for each Fisk, with three connections each."""
+    processes = multiprocessing.get_context("fork")
+    told: SimpleQueue[Told] = processes.SimpleQueue()
+    plans = [
+        client.Plan(
+            uri=engine.attach(name).uris[0], size=SIZE, disk=disk, first=1 + 6 * disk + 3 * half,
+            connections=3, seed=f"{context.seed}:{name}:{half}", until=until, quiet=until - 300_000_000,
+            path=context.scratch / f"{name}{half}.npz",
+        )
+        for disk, name in enumerate(names)
+        for half in range(2)
+    ]  # fmt: skip
+    started: list[BaseProcess] = [
+        processes.Process(target=client.run, args=(plan, told.put)) for plan in plans
+    ]
+    for process in started:
+        process.start()
+    try:
+        yield plans, told
+    finally:
+        for process in started:
+            process.kill() if process.is_alive() and time.monotonic_ns() < until else None
+            process.join()
+
+
+def trouble(context: Context, fiskd: Fiskd, operator: Operator, until: int, outcome: Outcome) -> None:
+    """Operate while workers and daemon die."""
+    troubles = Troubles(fiskd, context.random("killer"), (0.6, 2.0))
+    troubles.start()
+    try:
+        while time.monotonic_ns() < until:
+            operator.step()
+    finally:
+        troubles.stop()
+    outcome.problems += troubles.problems
+    outcome.counts.update(troubles.counts)
+
+
+def crash(fiskd: Fiskd, engine: RemoteEngine, operator: Operator) -> list[Cut]:
+    """Lose what was not flushed, as far as one can without losing power: the journals go too."""
+    pids = [worker["pid"] for worker in engine.workers()]
+    fiskd.kill()
+    for pid in pids:
+        handle = os.pidfd_open(pid)
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        multiprocessing.connection.wait([handle])
+        os.close(handle)
+    for journal in (fiskd.home / "run").glob("*.journal"):
+        journal.unlink()
+    fiskd.restart()
+    return [
+        Cut(
+            "after the crash",
+            cells.disk,
+            0,
+            time.monotonic_ns(),
+            operator.read(name, cells, engine.get(name).size),
+        )
+        for name, cells in operator.disks.items()
+    ]
+
+
+def finish(engine: RemoteEngine, operator: Operator, outcome: Outcome) -> None:
+    """Look at every snapshot once more, and let go of everything."""
+    for snapshot in operator.snapshots:
+        operator.unchanged(snapshot, snapshot.name)
+    for attachment in engine.attachments():
+        engine.detach(attachment.id)
+    outcome.problems += operator.done.problems
+    outcome.counts.update(operator.done.counts)
+    outcome.counts["operator refused"] = len(operator.done.refused)
+
+
+def judge(
+    began: int,
+    disks: dict[str, Cells],
+    operator: Operator,
+    parts: list[History],
+    plans: list[client.Plan],
+    outcome: Outcome,
+) -> None:
+    """Check every cell of every disk, then the cuts."""
+    tables = []
+    for cells in disks.values():
+        mine = [part for part, plan in zip(parts, plans, strict=True) if plan.disk == cells.disk]
+        history = History.joined([operator.rows(cells.disk), *mine]).since(began)
+        history = linear.versioned(history, operator.reverts(cells.disk, began))
+        table, problems = linear.check(history, len(cells))
+        tables.append(table)
+        crashed = outcome.crash[cells.disk].since(began)
+        problems += cuts.check_flushed(crashed, linear.begun(history, len(cells)))
+        outcome.problems += [f"disk {cells.disk}: {problem}" for problem in problems]
+        outcome.cells += len(history)
+    for group in operator.cuts(began):
+        problem = cuts.check(group, tables)
+        outcome.problems += [problem] if problem else []
