@@ -57,6 +57,15 @@ class Arrivals:
             stream.error = exc
         return self.go_on(conn, stream, body)
 
+    def refuse(self, request: Request, body: int, error: errors.FiskError) -> int:
+        """Answer a write with ``error`` once its data has come; gives where the inbox is to be read on.
+
+        Clients that are still sending do not expect an answer yet: libnbd takes one for an answer to nothing,
+        and gives the connection up.
+        """
+        stream = request.conn.stream = Stream(request, request.offset, request.length, error)
+        return self.go_on(request.conn, stream, body)
+
     def go_on(self, conn: Connection, stream: Stream, position: int) -> int:
         """Write the whole blocks in the inbox from ``position``; gives where they end."""
         count = min(stream.left, conn.have - position)
@@ -88,8 +97,8 @@ class Arrivals:
 
         Raises BlockingIOError when nothing is there.
         """
-        block = self._server.disk.block_size
-        if stream.error or self._server.disk.discarding or conn.have >= block:
+        block, disk = self._server.disk.block_size, self._server.disk
+        if stream.error or disk.discarding or conn.have >= block or disk.layers.checked is not None:
             return False
         if conn.have:
             # The rest of a block that was cut; what follows it can be moved.

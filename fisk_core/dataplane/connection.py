@@ -54,8 +54,6 @@ class Connection:
         self.inbox = bytearray(64 << 10)
         self.view = memoryview(self.inbox)
         self.have = 0
-        self.skip = 0
-        """bytes still to come that belong to a refused write"""
         self.stream: Stream | None = None
         """the large write whose data is arriving"""
         self.outbox: deque[memoryview | FileSpan] = deque()
@@ -202,17 +200,10 @@ class Connection:
         return count
 
     def _handle(self) -> None:
-        if self.skip:
-            self._skip()
         if self.agreed is None:
             self._negotiate()
         else:
             self.server.transmission.process(self)
-
-    def _skip(self) -> None:
-        count = min(self.skip, self.have)
-        self.skip -= count
-        self.consume(count)
 
     def consume(self, count: int) -> None:
         """Drop the first ``count`` bytes of the inbox."""

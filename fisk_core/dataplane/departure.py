@@ -156,7 +156,6 @@ def pack(conn: Connection, parcel: Parcel) -> dict[str, Any] | None:
     return {
         "fd": parcel.add_fd(conn.fd),
         "start": fields,
-        "skip": conn.skip,
         "leaving": conn.leaving,
         "stream": _pack_stream(conn),
         "outbox": [

@@ -47,4 +47,4 @@ class Drain:
 
 def _busy(conn: "Connection") -> bool:
     """Say whether something of ``conn`` is under way."""
-    return bool(conn.pending or conn.outbox or conn.have or conn.stream or conn.skip)
+    return bool(conn.pending or conn.outbox or conn.have or conn.stream)

@@ -89,7 +89,7 @@ class Succession:
         conn = self.server.add_connection(sock, start)
         if conn.closed:
             return
-        conn.skip, conn.leaving = fields["skip"], fields["leaving"]
+        conn.leaving = fields["leaving"]
         conn.stream = _stream(conn, fields["stream"])
         for place in fields["outbox"]:
             data = memoryview(self._delivery.bytes(place))

@@ -53,8 +53,8 @@ class Share:
 
     def settle(self, position: int) -> None:
         """Take notice that the first ``position`` bytes of the inbox were used and dropped."""
-        stream, skip = self.conn.stream, self.conn.skip
-        self.paid = max(0, self.end - position - (stream.left if stream is not None else skip))
+        stream = self.conn.stream
+        self.paid = max(0, self.end - position - (stream.left if stream is not None else 0))
 
 
 class Throttle:

@@ -6,6 +6,7 @@ once.  Everything else becomes a :class:`Request` and goes through :meth:`Transm
 answered, put off until the disk has what it needs, or refused.  Each request gets exactly one reply.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING
 from fisk_core import _linux, errors
 from fisk_core.dataplane import protocol as nbd
 from fisk_core.dataplane.connection import MAX_PENDING, Connection, FileSpan
-from fisk_core.dataplane.disk import CannotTell, Disk, read_extent
-from fisk_core.dataplane.fastpath import FastPath
+from fisk_core.dataplane.disk import CannotTell, Disk, fill
+from fisk_core.dataplane.fastpath import fast_path
 from fisk_core.dataplane.layers import HOLE
 from fisk_core.dataplane.protocol import (
     CHUNK,
@@ -38,11 +39,13 @@ if TYPE_CHECKING:
     from fisk_core.dataplane.server import Server
     from fisk_core.dataplane.throttle import Throttle
 
+LOG = logging.getLogger(__name__)
 SMALL = 64 << 10
 """reads up to this many bytes are collected into one answer; larger holes get a chunk of their own"""
 _BATCH = 16
 """replies sent together: fewer would cost system calls, more would leave the client waiting for work"""
 _OUT = 1 << 20
+_TOLD = 256  # damaged things that are logged
 _MISSES = 4  # the disk answers about in order: behind so many reads not cached yet, no others are tried
 _REQUEST = REQUEST.size
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -117,10 +120,11 @@ class Transmission:
         self.metrics, self._counted = server.metrics, server.metrics.batch
         self.throttle: Throttle | None = None
         """what holds requests back, where something is limited"""
-        self.fast = FastPath(server.disk)
+        self.fast = fast_path(server.disk)
         self._out = bytearray(_OUT)
         self._view = memoryview(self._out)
         self._sendfile = True
+        self._damage: set[str] = set()
         self._handlers: dict[int, Callable[[Request], None]] = {
             nbd.CMD_READ: self._read,
             nbd.CMD_WRITE: self._write,
@@ -137,7 +141,7 @@ class Transmission:
 
     def disk_changed(self) -> None:
         """Take notice that the disk, its live layer or its size is another now."""
-        self.fast = FastPath(self.server.disk)
+        self.fast = fast_path(self.server.disk)
 
     def disk_fenced(self) -> None:
         """Have every request take the general path, where it is refused."""
@@ -222,10 +226,9 @@ class Transmission:
             return body
         if request.kind == CMD_WRITE:
             if request.length > MAX_REQUEST:
-                self.fail(request, errors.InvalidValue("a write larger than the server takes"))
-                here = min(request.length, conn.have - body)
-                conn.skip = request.length - here
-                return body + here
+                return self.server.arrivals.refuse(
+                    request, body, errors.InvalidValue("a write larger than the server takes")
+                )
             request.payload = conn.view[body : body + request.length]
             body += request.length
         self.handle(request)
@@ -281,6 +284,8 @@ class Transmission:
         if request.conn.closed:
             return
         self.metrics.errors += 1
+        if isinstance(error, errors.Corrupt):
+            self._note_damage(request, error)
         code = nbd.wire_error(getattr(error, "errno", None))
         if not request.structured:
             request.conn.send(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, code, request.cookie))
@@ -289,6 +294,14 @@ class Transmission:
         payload = nbd.CHUNK_ERROR_HEAD.pack(code, len(text)) + text
         head = CHUNK.pack(STRUCTURED_REPLY_MAGIC, _DONE, nbd.CHUNK_ERROR, request.cookie, len(payload))
         request.conn.send(head + payload)
+
+    def _note_damage(self, request: Request, error: errors.Corrupt) -> None:
+        """Count what was found damaged, and say so: each thing once, for clients try again and again."""
+        self.metrics.corrupt += 1
+        text = f"Fisk {self.disk.spec.name}: {error}"
+        if text not in self._damage and len(self._damage) < _TOLD:
+            self._damage.add(text)
+            LOG.error("%s; a request for %d bytes at %d failed", text, request.length, request.offset)
 
     def done(self, request: Request) -> None:
         """Answer a change, after a flush when it was made with FUA."""
@@ -323,8 +336,15 @@ class Transmission:
         head = self._data_head(request, request.offset, request.length, last=True)
         answer = memoryview(bytearray(len(head) + request.length))
         answer[: len(head)] = head
-        _fill(answer[len(head) :], plan, request.offset, flags)
+        fill(self.disk.layers, answer[len(head) :], plan, request.offset, flags)
         request.conn.send_own(answer)
+
+    def read_again(self, request: Request) -> None:
+        """Answer a read on this thread, waiting for the disk."""
+        try:
+            self.read_now(request, 0)
+        except errors.FiskError as exc:
+            self.fail(request, exc)
 
     def answer_data(self, request: Request, data: memoryview) -> None:
         """Answer a read with data that was fetched elsewhere."""
@@ -344,6 +364,8 @@ class Transmission:
         """Send a range of one layer straight from the page cache when all of it is there."""
         fd, offset, length = plan[0]
         if len(plan) > 1 or fd == HOLE or not self._sendfile or not request.conn.plain:
+            return False
+        if self.disk.layers.checked is not None:  # nobody would look at what is sent
             return False
         try:
             wanted = -(-(offset + length) // _PAGE) - offset // _PAGE
@@ -370,7 +392,7 @@ class Transmission:
                 parts.append(nbd.CHUNK_HOLE.pack(offset, length))
             else:
                 data = memoryview(bytearray(length))
-                _fill(data, self.disk.plan(offset, length), offset, flags)
+                fill(self.disk.layers, data, self.disk.plan(offset, length), offset, flags)
                 parts += (self._data_head(request, offset, length, last), data)
         for part in parts:
             request.conn.send_own(memoryview(part))
@@ -455,11 +477,6 @@ class Transmission:
 def _refused(_view: memoryview, _offset: int, _length: int) -> bool:
     """Take the place of FastPath.write where the client may only read."""
     return False
-
-
-def _fill(view: memoryview, plan: list[tuple[int, int, int]], offset: int, flags: int) -> None:
-    for fd, start, length in plan:
-        read_extent(fd, view[start - offset : start - offset + length], start, flags)
 
 
 def _large_hole(plan: list[tuple[int, int, int]]) -> bool:
