@@ -73,6 +73,11 @@ class Home:
         """Held for the moment in which the Fisk's map or its use changes."""
         return self.lock_path / f"{fisk_id}.op"
 
+    @property
+    def trimming(self) -> Path:
+        """Held by the collector while it decides and punches; shared by who gives blocks to older layers."""
+        return self.lock_path / "trimming.lock"
+
     def fence(self, fisk_id: str) -> Path:
         """Says which epoch of its lease may still write, in decimal digits."""
         return self.lock_path / f"{fisk_id}.fence"

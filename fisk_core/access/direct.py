@@ -174,6 +174,7 @@ class Direct(AccessPath):
             path=str(_parts(details)[0]),
             control=str(home.control(record.id)),
             making=str(home.making),
+            trimming=str(home.trimming),
             mark=str(home.direct(record.id)),
         )
         return [sys.executable, "-m", _MODULE, json.dumps(asdict(task))]
@@ -201,8 +202,9 @@ class Direct(AccessPath):
         if record.base_sealed is False and record.base_id is not None:
             with self.context.making():
                 whole.continue_in(pool, record.base_id, record.map_id, record.size, lambda _: None)
+            whole.trim(pool, record.base_id, record.base_size, self.context.home.trimming)
         seal(pool, record.map_id)
-        whole.trim(pool, record.map_id, record.size)
+        whole.trim(pool, record.map_id, record.size, self.context.home.trimming)
 
 
 def _parts(details: Details) -> tuple[Path, Helper]:

@@ -44,6 +44,7 @@ class Task:
     path: str
     control: str
     making: str
+    trimming: str
     mark: str
 
 
@@ -55,8 +56,12 @@ class Keeper:
         self._spec = DiskSpec(**task.spec)
         self._pool = open_pool(self._spec.pool)
         self._map, self._size = self._spec.map_id, self._spec.size
+        self._untrimmed: tuple[str, int] | None = None
+        """a period that has its copy of the file, and owns more than it has to; its size"""
         self._operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "status": self._status,
+            "prepare": self._prepare,
+            "part": self._part,
             "switch": self._switch,
             "resize": self._resize,
             "barrier": self._barrier,
@@ -126,26 +131,52 @@ class Keeper:
         }
 
     def _switch(self, request: dict[str, Any]) -> dict[str, Any]:
-        following = DiskSpec(**request["spec"])
-        if following.map_id == self._map:
+        """Go on in another period: all of it, or what is still to be done."""
+        self._prepare(request)
+        self._part(request)
+        if self._untrimmed is None:
             return self._barrier({})
+        whole.trim(self._pool, *self._untrimmed, Path(self._task.trimming))
+        self._untrimmed = None
+        return {}
+
+    def _prepare(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do what can be done before the moment of a snapshot."""
+        following = DiskSpec(**request["spec"])
+        if following.map_id != self._map:
+            self._check(following)
+            with self._making():
+                whole.prepare(
+                    self._pool,
+                    self._map,
+                    following.map_id,
+                    self._size,
+                    lambda path: point(Path(self._task.path), path),
+                )
+        return {}
+
+    def _part(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Have the old period keep what the file holds at this moment; ``prepare`` came before."""
+        following = DiskSpec(**request["spec"])
+        if following.map_id != self._map:
+            self._check(following)
+            with self._making():
+                whole.part(self._pool, self._map, following.map_id)
+            self._map, self._untrimmed = following.map_id, (self._map, self._size)
+        return {}
+
+    def _making(self) -> locks.Lock:
+        """Hold this while a clone has a name that is not the catalog's, before it takes its place."""
+        return locks.acquire(Path(self._task.making), shared=True, timeout=_MAKING_SECONDS)
+
+    def _check(self, following: DiskSpec) -> None:
+        """Raise InUse for what is no new period on top of what the file is now."""
         same = following.pool["name"] == self._spec.pool["name"]
         if not same or following.base_id != self._map or following.base_size < self._size:
             raise errors.InUse(
                 f"Fisk '{self._spec.name}' is attached as 'direct': its users would go on with what it was; "
                 f"detach it first"
             )
-        # The name of the clone is not the catalog's before it takes its place.
-        with locks.acquire(Path(self._task.making), shared=True, timeout=_MAKING_SECONDS):
-            whole.continue_in(
-                self._pool,
-                self._map,
-                following.map_id,
-                self._size,
-                lambda path: point(Path(self._task.path), path),
-            )
-        self._map = following.map_id
-        return {}
 
     def _resize(self, request: dict[str, Any]) -> dict[str, Any]:
         """Grow the file; the log first, so that nothing is written that nobody owns."""

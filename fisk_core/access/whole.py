@@ -15,34 +15,46 @@ A crash before 1 changed nothing.  Between 1 and 3 both periods read the file, a
 on the old one both say the same.  All of it can be done again; after 3 there is nothing left to do.
 
 *Trimming* a log afterwards, when nobody writes to its layer any more, lets the period own what was written in
-it and nothing else: blocks that lie at the same place as the base's were never written.
+it and nothing else: blocks that lie at the same place as the base's were never written.  The collector may
+have seen just before that nobody needs those of the base, so it is kept out meanwhile; where it is at work
+for long, the period goes on owning everything.  That takes no space, but makes differences larger than they
+are.
 """
 
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fisk_core import _linux
+from fisk_core import _linux, locks
 from fisk_core._numpy import np
 from fisk_core.access.fiemap import HOLE, UNKNOWN, places
-from fisk_core.blockmap import BlockMap, LogHeader, load_map, read_log_header
+from fisk_core.blockmap import BlockMap, LogHeader, load_map, read_log_header, sums
 from fisk_core.blockmap.log import Changes, rewrite
 from fisk_core.blockmap.log import read as read_log
-from fisk_core.errors import Unsupported, from_oserror
+from fisk_core.errors import InUse, Unsupported, from_oserror
 from fisk_core.pools.base import Device, Kind, Pool
 
 if TYPE_CHECKING:
     from fisk_core.access.fiemap import Places
 
+LOG = logging.getLogger(__name__)
+
+TRIM_SECONDS = 5.0
+"""How long trimming waits for the collector."""
 _LIVE, _SAME = 1, 2
 _SEGMENT = 1 << 30
 """bytes of a Fisk looked at together when a log is trimmed"""
 
 
 def require_reflink(pool: Pool) -> None:
-    """Raise Unsupported for a pool that cannot assemble whole layers."""
+    """Raise Unsupported for a pool that cannot assemble whole layers, or whose data is to be compared."""
+    if sums.wanted(pool):
+        raise Unsupported(
+            f"'direct' hands out a file, and pool '{pool.name}' compares what is read"
+        )
     if not pool.capabilities.reflink or pool.locate(Kind.LAYER, str(uuid.uuid4())) is None:
         raise Unsupported(
             f"'direct' needs files that share extents (reflink: XFS, Btrfs), and pool '{pool.name}' has none"
@@ -99,9 +111,15 @@ def path_of(pool: Pool, period: str) -> Path:
 def continue_in(pool: Pool, old: str, new: str, size: int, renamed: Callable[[Path], None]) -> None:
     """Have the file go on as the layer of ``new``, and ``old`` keep what it holds at this moment, durably.
 
-    The caller keeps the sweeper away.  ``renamed`` is called with the new path before the old name means
-    something else.
+    The caller keeps the sweeper away, and trims ``old`` afterwards.  ``renamed`` is called with the new path
+    before the old name means something else.
     """
+    prepare(pool, old, new, size, renamed)
+    part(pool, old, new)
+
+
+def prepare(pool: Pool, old: str, new: str, size: int, renamed: Callable[[Path], None]) -> None:
+    """Do all of it that can be done before the moment (steps 1 and 2); may be repeated."""
     if is_current(pool, old, new):
         renamed(path_of(pool, new))
         return
@@ -113,9 +131,13 @@ def continue_in(pool: Pool, old: str, new: str, size: int, renamed: Callable[[Pa
         pool.sync_device_name(Kind.LAYER, new)
     own_all(pool, read_log_header(pool, new), size)
     renamed(after)
-    _replace_by_clone(pool, before)
-    pool.sync_device_name(Kind.LAYER, old)
-    trim(pool, old, size)
+
+
+def part(pool: Pool, old: str, new: str) -> None:
+    """Have ``old`` keep what the file holds at this moment (step 3); may be repeated."""
+    if not is_current(pool, old, new):
+        _replace_by_clone(pool, path_of(pool, old))
+        pool.sync_device_name(Kind.LAYER, old)
 
 
 def _replace_by_clone(pool: Pool, path: Path) -> None:
@@ -133,8 +155,21 @@ def _replace_by_clone(pool: Pool, path: Path) -> None:
     os.rename(path_of(pool, copy), path)
 
 
-def trim(pool: Pool, period: str, size: int) -> None:
-    """Have the period own only what differs from its base, in one atomic step; nobody writes to its layer."""
+def trim(pool: Pool, period: str, size: int, lock: Path) -> None:
+    """Have the period own only what differs from its base, in one atomic step; nobody writes to its layer.
+
+    ``lock`` is that which keeps the collector out; nothing is done where it cannot be had.
+    """
+    try:
+        held = locks.acquire(lock, shared=True, timeout=TRIM_SECONDS)
+    except InUse:
+        LOG.info("period %s goes on owning all of its layer: the collector is at work", period)
+        return
+    with held:
+        _trim(pool, period, size)
+
+
+def _trim(pool: Pool, period: str, size: int) -> None:
     header = read_log_header(pool, period)
     base = None if header.base_id is None else load_map(pool, header.base_id, header.base_size)
     try:

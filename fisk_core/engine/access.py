@@ -71,12 +71,12 @@ def call(context: Context, record: Record, request: dict[str, Any]) -> dict[str,
     return control.call(context.home.control(record.id), request)
 
 
-def tell_to_switch(context: Context, record: Record) -> None:
+def tell_to_switch(context: Context, record: Record, step: str = "switch") -> None:
     """Have the Fisk's worker continue in the map of ``record``; returns when its old one is durable.
 
-    Asking twice is harmless.
+    Asking twice is harmless.  Who keeps a direct file can be told to take only one ``step`` of it.
     """
-    call(context, record, {"op": "switch", "spec": asdict(spec_of(context, record, read_only=False))})
+    call(context, record, {"op": step, "spec": asdict(spec_of(context, record, read_only=False))})
 
 
 def exclude(context: Context, record: Record, *, force: bool) -> locks.Lock:

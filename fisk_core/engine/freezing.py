@@ -149,19 +149,33 @@ def _switch(context: Context, served: Sequence[Freeze]) -> None:
 
 
 def _switch_together(context: Context, old: Sequence[Record], new: Sequence[Record]) -> None:
-    """Switch between two moments at which all workers stand still."""
+    """Switch between two moments at which all workers stand still.
+
+    Nobody can make those stand still who write to a file that was handed out.  But its copy is of one moment,
+    and that lies between the two: what it has of any order in which things were written, the others have too,
+    and the other way round.  (With several such files each has a moment of its own there.)
+    """
+    direct = [record for record in new if context.home.direct(record.id).exists()]
+    workers = [record for record in new if record not in direct]
+
+    def tell(step: str) -> Callable[[Record], None]:
+        return lambda record: access.tell_to_switch(context, record, step)
+
     with ThreadPoolExecutor(min(_PARALLEL, len(new))) as threads:
         # Most of what is dirty goes to the medium before anybody is paused.
-        _all(threads, lambda record: access.tell_to_switch(context, record), old)
+        _all(threads, tell("switch"), old)
+        _all(threads, tell("prepare"), direct)
         began = time.monotonic()
         try:
-            _all(threads, lambda record: access.call(context, record, {"op": "pause"}), new)
-            _all(threads, lambda record: access.tell_to_switch(context, record), new)
+            _all(threads, lambda record: access.call(context, record, {"op": "pause"}), workers)
+            _all(threads, tell("part"), direct)
+            _all(threads, tell("switch"), workers)
             if time.monotonic() - began > PAUSE_SECONDS:
                 raise InUse("the workers took too long to stand still together; nothing was snapshotted")
         finally:
-            for record in new:
+            for record in workers:
                 _resume(context, record)
+        _all(threads, tell("switch"), direct)  # what takes long, and need not be done at that moment
 
 
 def _all(threads: ThreadPoolExecutor, work: Callable[[Record], object], records: Sequence[Record]) -> None:

@@ -12,7 +12,9 @@ The rules that make it safe beside everything else that goes on:
    barrier between marking and punching.
 5. Punch, then clear the layer's suspicion; a crash in between only repeats harmless work.  A layer below a
    live period stays suspect: more of its blocks may be overwritten any time.
-6. Whoever cancels ends it between two segments: what was punched was garbage, and the layers stay suspect.
+6. One thing does point a map to older blocks again: trimming a whole layer (``fisk_core.access.whole``).  It
+   is kept out from before the maps are opened until all is punched.
+7. Whoever cancels ends it between two segments: what was punched was garbage, and the layers stay suspect.
 """
 
 import logging
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 _LAYERS_AT_ONCE = 16  # bounds the marks in memory: 16 MiB at the default geometry
+_TRIMMING_SECONDS = 10.0
 
 
 def collect(context: "Context", *, dry_run: bool = False, progress: Progress | None = None) -> CollectReport:
@@ -83,6 +86,7 @@ def _collect_some(
 ) -> None:
     try:
         with ExitStack() as stack:
+            stack.enter_context(locks.acquire(context.home.trimming, timeout=_TRIMMING_SECONDS))
             sources = _pointing_maps(context, pool, layers, stack)
             devices = {}
             for layer in layers:
