@@ -24,6 +24,7 @@ from fisk_core.dataplane.server import Server
 from fisk_core.dataplane.spec import DiskSpec
 from fisk_core.dataplane.start import Start
 from fisk_core.errors import FiskError
+from fisk_core.units import MAX_SIZE
 
 __all__ = ["PAUSE_SECONDS", "Control", "call"]
 
@@ -111,7 +112,7 @@ class Control:
 
     def _resize(self, request: dict[str, Any], reply: Reply) -> None:
         """Take a larger size; ``drop`` lets clients that only look at it when they connect see it."""
-        self._server.resize(int(request["size"]))
+        self._server.resize(_size(request["size"]))
         if request.get("drop"):
             self._server.drop_connections()
         reply({"ok": True})
@@ -192,3 +193,10 @@ class Control:
         """Answer and then end: the caller sees by the Fisk's lock when everything is durable."""
         reply({"ok": True})
         self._server.loop.stopping = True
+
+
+def _size(value: object) -> int:
+    """Give the size of a disk that was asked for; raises InvalidValue for what is none."""
+    if not isinstance(value, int) or not 0 < value <= MAX_SIZE:
+        raise errors.InvalidValue(f"{value!r} is not the size of a disk")
+    return value

@@ -22,6 +22,8 @@ assert _PER_MESSAGE <= MAX_PASSED
 
 Place = list[int]
 """[offset, length] in the file"""
+NONSENSE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
+"""what reading a document raises that is not what it should be"""
 
 
 class Parcel:
@@ -84,6 +86,9 @@ class Delivery:
         self.document: dict[str, Any] = {}
         try:
             self._receive(sock)
+        except NONSENSE as exc:
+            self.close()
+            raise ProtocolError(f"a hand-over that makes no sense: {exc!r}") from exc
         except BaseException:
             self.close()
             raise

@@ -22,6 +22,7 @@ KINDS, UNITS = ("read", "write", "total"), ("iops", "bytes")
 NAMES = tuple(f"{kind}_{unit}" for kind in KINDS for unit in UNITS)
 MAX_VALUE = 1 << 53
 """Limits are exact up to here, where Python's floats are."""
+_MAX_DIGITS = 20
 _BURST = "_burst"
 _DEFAULT_BURST = 10  # a tenth of a second's worth: long enough for the loop's timer, and still smooth
 
@@ -64,7 +65,8 @@ def value_of(key: str, value: str) -> int:
     """Give what one attribute of QoS says; raises InvalidValue for a key or value that is none."""
     if key.removeprefix(PREFIX).removesuffix(_BURST) not in NAMES:
         raise InvalidValue(f"'{key}' is no limit (there are: {', '.join(PREFIX + name for name in NAMES)})")
-    if not value.isascii() or not value.isdigit() or not 0 < int(value[:20]) <= MAX_VALUE:
+    shaped = value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS
+    if not shaped or not 0 < int(value) <= MAX_VALUE:
         raise InvalidValue(f"{key} is '{value}', not a positive whole number a second up to {MAX_VALUE}")
     return int(value)
 

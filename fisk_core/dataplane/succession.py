@@ -17,7 +17,7 @@ from fisk_core.dataplane.arrivals import Stream
 from fisk_core.dataplane.connection import Connection
 from fisk_core.dataplane.loop import Loop
 from fisk_core.dataplane.negotiation import Agreement
-from fisk_core.dataplane.parcel import Delivery
+from fisk_core.dataplane.parcel import NONSENSE, Delivery
 from fisk_core.dataplane.server import ServeOptions, Server
 from fisk_core.dataplane.spec import DiskSpec
 from fisk_core.dataplane.start import Start
@@ -37,10 +37,10 @@ class Succession:
         try:
             spec, options = DiskSpec(**document["spec"]), ServeOptions.from_fields(document["options"])
             starts = [(fields, unpack(fields["start"], delivery)) for fields in document["connections"]]
-        except (KeyError, TypeError, ValueError) as exc:
+            if document["lock"] is not None:
+                options = replace(options, lock=delivery.take(document["lock"]))
+        except NONSENSE as exc:
             raise errors.Unsupported(f"a hand-over that this version does not understand: {exc!r}") from exc
-        if document["lock"] is not None:
-            options = replace(options, lock=delivery.take(document["lock"]))
         self.server = Server(loop, spec, options, untouched=True)
         self._connections = [(fields, start) for fields, start in starts if self._can_compare(start)]
 
