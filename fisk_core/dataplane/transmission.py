@@ -44,7 +44,7 @@ SMALL = 64 << 10
 """reads up to this many bytes are collected into one answer; larger holes get a chunk of their own"""
 _BATCH = 16
 """replies sent together: fewer would cost system calls, more would leave the client waiting for work"""
-_OUT = 1 << 20
+_OUT = (1 << 20) + 4096  # a read of 1 MiB and its head
 _TOLD = 256  # damaged things that are logged
 _MISSES = 4  # the disk answers about in order: behind so many reads not cached yet, no others are tried
 _REQUEST = REQUEST.size
@@ -334,10 +334,12 @@ class Transmission:
             self._read_chunks(request, plan, flags)
             return
         head = self._data_head(request, request.offset, request.length, last=True)
-        answer = memoryview(bytearray(len(head) + request.length))
+        size = len(head) + request.length
+        reused = size <= _OUT  # nothing else is in it while a request takes the general path
+        answer = self._view[:size] if reused else memoryview(bytearray(size))
         answer[: len(head)] = head
         fill(self.disk.layers, answer[len(head) :], plan, request.offset, flags)
-        request.conn.send_own(answer)
+        (request.conn.send if reused else request.conn.send_own)(answer)
 
     def read_again(self, request: Request) -> None:
         """Answer a read on this thread, waiting for the disk."""
@@ -361,9 +363,16 @@ class Transmission:
         return DATA_CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, CHUNK_OFFSET_DATA, cookie, length + 8, offset)
 
     def _send_file(self, request: Request, plan: list[tuple[int, int, int]]) -> bool:
-        """Send a range of one layer straight from the page cache when all of it is there."""
+        """Send a range of one layer straight from the page cache when all of it is there.
+
+        Only of a Fisk that nobody can write.  The socket refers to pages of the cache until the client takes
+        them: a write meanwhile would be seen in the middle of a block, and a block that was overwritten in a
+        newer layer, and then collected, would be seen as zeros.
+        """
         fd, offset, length = plan[0]
         if len(plan) > 1 or fd == HOLE or not self._sendfile or not request.conn.plain:
+            return False
+        if not self.disk.read_only:
             return False
         if self.disk.layers.checked is not None:  # nobody would look at what is sent
             return False

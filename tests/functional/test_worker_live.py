@@ -3,6 +3,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import threading
@@ -16,11 +17,14 @@ from fisk_core.dataplane import control
 from fisk_core.dataplane import protocol as p
 from fisk_core.dataplane.disk import Disk
 from fisk_core.errors import Corrupt, FiskError, InvalidValue, NotFound
+from fisk_core.pools.base import Kind
 from tests.disks import TINY, USUAL, frozen, make_disk, make_pool, make_spec, new_id
 from tests.servers import Served
 
 SIZE = 8 << 20
 BLOCKS = 64
+BLOCK = 4096
+MIB = 1 << 20
 
 
 @pytest.fixture
@@ -300,6 +304,26 @@ def test_barrier_and_status(served):
         1,
     )
     assert status["uri"] == served.uri
+
+
+def test_a_read_that_was_answered_does_not_change_on_its_way(pool, served):
+    """The client takes its time; meanwhile the block is written again, then its layer punched."""
+    with served.raw() as slow, served.raw() as other:
+        for start in range(0, SIZE, MIB):
+            assert other.write(start, b"1" * MIB) == 0
+        slow.send(p.CMD_READ, 0, MIB)
+        select.select([slow.sock], [], [], 20)
+        assert other.write(BLOCK, b"2" * BLOCK) == 0
+        assert slow.reply().data == b"1" * MIB
+        slow.send(p.CMD_READ, MIB, MIB)
+        select.select([slow.sock], [], [], 20)
+        old = served.spec.map_id
+        switch(served, next_period(pool, served.spec))
+        assert other.write(MIB + BLOCK, b"2" * BLOCK) == 0
+        served.control("barrier")
+        with pool.open_device(Kind.LAYER, old, writable=True) as layer:  # as the collector does
+            layer.discard(MIB + BLOCK, BLOCK)
+        assert slow.reply().data == b"1" * MIB
 
 
 @pytest.mark.parametrize("how", ["control", "signal"])
