@@ -51,7 +51,9 @@ def test_bytes_and_parts_of_files_arrive(parts, spans):
         places = [parcel.add_bytes(memoryview(part)) for part in parts]
         cuts = [parcel.add_span(source, *span) for span in spans]
         wanted = [*parts, *(content[offset : offset + length] for offset, length in spans)]
-        assert [place[0] for place in places + cuts] == [sum(map(len, wanted[:n])) for n in range(len(wanted))]
+        assert [place[0] for place in places + cuts] == [
+            sum(map(len, wanted[:n])) for n in range(len(wanted))
+        ]
         with deliver((ours, theirs), parcel, {"places": places + cuts, "text": "é"}) as delivery:
             assert delivery.document["text"] == "é"
             assert [delivery.bytes(place) for place in delivery.document["places"]] == wanted

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The modules on which the promises rest, and the quick tests that hold them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Group:
+    """``modules`` below fisk_core and ``tests`` below tests, both as paths without suffix."""
+
+    name: str
+    modules: tuple[str, ...]
+    tests: tuple[str, ...]
+
+    @property
+    def sources(self) -> list[str]:
+        return [f"fisk_core/{module}.py" for module in self.modules]
+
+    @property
+    def files(self) -> list[str]:
+        return [f"tests/{test}.py" for test in self.tests]
+
+
+GROUPS = (
+    Group(
+        "map",
+        tuple(f"blockmap/{name}" for name in ("__init__", "blob", "diff", "pagemap", "source", "stored")),
+        tuple(
+            f"unit/test_{name}"
+            for name in ("blob", "blob_bytes", "diff", "pagemap", "pagemap_stored", "log_bytes")
+        ),
+    ),
+    Group(
+        "log",
+        ("blockmap/log", "blockmap/journal"),
+        tuple(
+            f"unit/test_{name}" for name in ("log", "log_bytes", "blob_bytes", "pagemap_stored", "journal")
+        ),
+    ),
+    Group(
+        "layer",
+        ("pools/file_device", "pools/_files", "dataplane/layers"),
+        tuple(f"unit/test_{name}" for name in ("pool_files", "file_device", "layers")),
+    ),
+    Group("collector", ("services/collector", "services/marking"), ("unit/test_collector",)),
+    Group(
+        "NBD codec",
+        tuple(
+            f"dataplane/{name}"
+            for name in ("protocol", "negotiation", "status", "transmission", "parcel", "reception")
+        ),
+        tuple(
+            f"unit/test_{name}" for name in ("negotiation", "status", "transmission", "parcel", "reception")
+        ),
+    ),
+)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The open layers of a disk: right bytes by each alias, never more descriptors than allowed, none left."""
+
+import os
+import resource
+
+import pytest
+
+from fisk_core.dataplane.layers import HOLE, UNOPENED, Layers, direct
+from fisk_core.errors import NotFound, Unsupported
+from fisk_core.pools import Kind
+from tests.disks import make_pool, new_id
+
+
+@pytest.fixture
+def pool(tmp_path):
+    return make_pool(tmp_path / "pool")
+
+
+@pytest.fixture
+def ids(pool):
+    """A hole and 40 layers; each holds its alias."""
+    made = [None]
+    for alias in range(1, 41):
+        made.append(new_id())
+        with pool.create_device(Kind.LAYER, made[-1], 512) as device:
+            device.pwritev([alias.to_bytes(2, "big")], 0)
+    return made
+
+
+@pytest.fixture
+def advised(monkeypatch):
+    """(descriptor, advice) of each posix_fadvise for all of a file."""
+    calls, real = [], os.posix_fadvise
+
+    def recorder(fd, offset, length, advice):
+        assert (offset, length) == (0, 0)
+        calls.append((fd, advice))
+        real(fd, offset, length, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", recorder)
+    return calls
+
+
+def allow(monkeypatch, descriptors):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
+
+
+def opened(layers):
+    """Give the aliases that are open; what their descriptors lead to is what their layers hold."""
+    found = [alias for alias, fd in enumerate(layers.fds) if fd >= 0]
+    for alias in found:
+        assert os.pread(layers.fds[alias], 2, 0) == alias.to_bytes(2, "big")
+    return found
+
+
+def test_a_layer_is_opened_when_first_needed_and_once(pool, ids):
+    layers = Layers(pool, ids)
+    assert layers.fds == [HOLE] + [UNOPENED] * 40
+    assert layers.open(0) == HOLE
+    assert layers.open(7) == layers.open(7) == layers.fds[7]
+    assert opened(layers) == [7]
+    pool.delete_device(Kind.LAYER, ids[8])
+    with pytest.raises(NotFound):
+        layers.open(8)
+    layers.close()
+
+
+@pytest.mark.parametrize(("descriptors", "most"), [(0, 16), (320 + 16, 16), (320 + 21, 21)])
+def test_half_of_the_layers_make_room_oldest_first_but_never_the_live_one(
+    pool, ids, monkeypatch, descriptors, most
+):
+    allow(monkeypatch, descriptors)
+    layers = Layers(pool, ids)
+    layers.open(40)  # the last alias is the one that is written
+    model = [40]
+    for alias in [*range(30, 0, -1), *range(30, 0, -1)]:
+        if alias in model:
+            continue
+        if len(model) == most:
+            model = [40, *model[1 + most // 2 :]]
+        layers.open(alias)
+        model.append(alias)
+        assert opened(layers) == sorted(model)
+    layers.close()
+    assert layers.fds == [UNOPENED] * 41
+
+
+def test_no_layer_is_closed_under_a_thread_that_reads(pool, ids, monkeypatch):
+    allow(monkeypatch, 0)
+    layers = Layers(pool, ids)
+    layers.pinned = 1
+    for alias in range(1, 40):
+        layers.open(alias)
+    assert opened(layers) == list(range(1, 40))
+    layers.pinned = 0
+    layers.open(40)
+    assert opened(layers) == list(range(20, 41))
+    layers.close()
+
+
+def test_a_layer_that_is_added_is_the_next_or_one_not_opened(pool, ids):
+    layers = Layers(pool, ids[:3])
+    third, first = (pool.open_device(Kind.LAYER, ids[alias], writable=True) for alias in (3, 1))
+    assert [layers.add(3, third), layers.add(1, first)] == [layers.fds[3], layers.fds[1]]
+    assert opened(layers) == [1, 3]
+    assert len(layers.fds) == 4
+    layers.close()
+    assert third.route(0, 1) == first.route(0, 1), "both are closed"
+
+
+def test_advice_reaches_layers_opened_before_and_after_and_only_when_it_changes(pool, ids, advised):
+    layers = Layers(pool, ids)
+    one = layers.open(1)
+    layers.advise(os.POSIX_FADV_RANDOM)
+    assert advised == [(one, os.POSIX_FADV_RANDOM)]
+    layers.advise(os.POSIX_FADV_SEQUENTIAL)
+    layers.advise(os.POSIX_FADV_SEQUENTIAL)
+    two = layers.open(2)
+    assert advised[1:] == [(one, os.POSIX_FADV_SEQUENTIAL), (two, os.POSIX_FADV_SEQUENTIAL)]
+    layers.close()
+
+
+def test_only_plain_files_are_read_directly(pool, ids):
+    """What a pool answers whose devices lie elsewhere, or in pieces."""
+    with pool.create_device(Kind.LAYER, new_id()) as empty:
+        asked, fd = [], empty.route(0, 1)[0][0]
+
+        def routed(*routes):
+            def route(offset, length):
+                asked.append((offset, length))
+                return list(routes)
+
+            return route
+
+        assert direct(empty) == fd
+        for routes in ([(fd, 512, 1)], [(fd, 0, 1), (fd, 1, 1)], []):
+            empty.route = routed(*routes)
+            with pytest.raises(Unsupported, match="plain files"):
+                direct(empty)
+        empty.truncate(700)
+        empty.route = routed((fd, 0, 700))
+        assert direct(empty) == fd
+        assert asked == [(0, 1), (0, 1), (0, 1), (0, 700)]
