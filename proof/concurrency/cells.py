@@ -83,6 +83,21 @@ class Cells:
             for cell in range(first, first + count)
         ]
 
+    def torn(self, data: bytes, first: int, count: int) -> list[str]:
+        """Say what is in those cells that hold no stamp."""
+        bounds, base, found = self.bounds, self.bounds[first], []
+        for cell in range(first, first + count):
+            part = data[bounds[cell] - base : bounds[cell + 1] - base]
+            if self._stamp(part, cell) == TORN:
+                heads = [_HEAD.unpack_from(part, at) for at in range(0, len(part) - _HEAD.size, _HEAD.size)]
+                runs = [
+                    f"{tell(stamp)} of disk {where >> 32} cell {where & 0xFFFFFFFF} from byte {at * 16}"
+                    for at, (stamp, where) in enumerate(heads)
+                    if not at or heads[at - 1] != (stamp, where)
+                ]
+                found.append(f"cell {cell} ({len(part)} bytes): " + ", ".join(runs[:6]))
+        return found
+
     def _stamp(self, part: bytes, cell: int) -> int:
         stamp, where = _HEAD.unpack_from(part)
         if not stamp:

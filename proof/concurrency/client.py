@@ -20,7 +20,7 @@ from fisk_core.dataplane import protocol as p
 from fisk_core.dataplane.client import NbdClient
 from fisk_core.dataplane.client_transmission import Pending
 from fisk_core.errors import FiskError, InvalidValue, NoSpace
-from proof.concurrency.cells import Cells, stamp_of
+from proof.concurrency.cells import TORN, Cells, stamp_of
 from proof.concurrency.history import MAYBE, READ, WRITE, History
 
 DEPTH = 8
@@ -211,7 +211,13 @@ class Connection:
         self.operations += 1
         if asked.kind == READ:
             assert pending.buffer is not None
-            values = self.cells.stamps(bytes(pending.buffer), asked.first, asked.count)
+            data = bytes(pending.buffer)
+            values = self.cells.stamps(data, asked.first, asked.count)
+            if TORN in values:
+                self.problems += [
+                    f"client {self.number} read {asked.count} cells from {asked.first}: {each}"
+                    for each in self.cells.torn(data, asked.first, asked.count)
+                ]
             self._note(asked, values, returned, READ)
         elif pending.command == p.CMD_FLUSH:
             self.flushes.append((asked.invoked, returned))

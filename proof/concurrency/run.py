@@ -109,8 +109,7 @@ def run(context: Context, other: Path, outcome: Outcome) -> None:
                 outcome.problems += problems
         outcome.crash = crash(fiskd, engine, operator)
         finish(engine, operator, outcome)
-    with Engine.open(context.scratch / "h") as embedded:
-        outcome.problems += [f"check: {each.kind}: {each.message}" for each in embedded.check().problems]
+    outcome.problems += check(context.scratch / "h")
     judge(began, disks, operator, [History.load(plan.path) for plan in plans], plans, outcome)
 
 
@@ -178,6 +177,14 @@ def crash(fiskd: Fiskd, engine: RemoteEngine, operator: Operator) -> list[Cut]:
         )
         for name, cells in operator.disks.items()
     ]
+
+
+def check(home: Path) -> list[str]:
+    """Check the home; files that nobody names may be left by a daemon that was killed, nothing else."""
+    with Engine.open(home) as embedded:
+        found = [each for each in embedded.check(repair=True).problems if each.kind != "leak"]
+        found += embedded.check().problems
+    return [f"check: {each.kind} of {each.subject}: {each.message}" for each in found]
 
 
 def finish(engine: RemoteEngine, operator: Operator, outcome: Outcome) -> None:
