@@ -12,17 +12,21 @@ damaged and is reported, as is anything behind a torn batch.
 
 Each record gives the full state of a page as far as this period changed it (owned by the live layer, or a
 hole); the last record of a page counts, and replaying a record twice changes nothing.
+
+The log of a layer with checksums also says which pages are *open*, their blocks being overwritten
+(``blockmap.sums``): the last OPEN or CLOSED of a page counts.
 """
 
 import threading
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from struct import Struct
 
 from fisk_core._numpy import np
+from fisk_core.blockmap import sums
 from fisk_core.blockmap.source import SEGMENT_PAGES, Geometry, Page, Segment, Source, to_page
 from fisk_core.errors import Corrupt, Unsupported
 from fisk_core.pools.base import Device, Kind, Pool
@@ -41,7 +45,9 @@ RECORD = Struct("<B3xII")
 
 MAGIC = b"FISKLOG\0"
 VERSION = 1
-HOLE, LIVE, MASK_LIVE, MASK_BOTH = range(4)
+HOLE, LIVE, MASK_LIVE, MASK_BOTH, OPEN, CLOSED = range(6)
+SUMS = 1 << 0
+"""incompatible feature: the layer has checksums, and pages are opened before blocks of them are changed"""
 
 RESERVE = 256 << 10
 """Bytes the tail is kept allocated ahead, so that a full pool cannot stop a flush."""
@@ -60,13 +66,15 @@ class LogHeader:
     fisk_id: str
     base_size: int
     geometry: Geometry
+    sums: bool = False
+    """the layer has checksums"""
 
     def pack(self) -> bytes:
         base = uuid.UUID(self.base_id).bytes if self.base_id else _NO_BASE
         ids = (uuid.UUID(self.map_id).bytes, base, uuid.UUID(self.fisk_id).bytes)
-        geometry = self.geometry
+        geometry, features = self.geometry, SUMS if self.sums else 0
         return HEADER.pack(
-            MAGIC, VERSION, 0, 0, 0, 0, *ids, self.base_size, geometry.block_size, geometry.page_size
+            MAGIC, VERSION, 0, features, 0, 0, *ids, self.base_size, geometry.block_size, geometry.page_size
         )
 
     @classmethod
@@ -75,11 +83,12 @@ class LogHeader:
         magic, version, _, incompatible, _, _, map_id, base, fisk, base_size, block_size, page_size = fields
         if magic != MAGIC:
             raise Corrupt(f"{name} is not a map log")
-        if version != VERSION or incompatible:
+        if version != VERSION or incompatible & ~SUMS:
             raise Unsupported(f"{name} needs a newer Fisk (version {version}, features {incompatible:#x})")
         base_id = None if base == _NO_BASE else str(uuid.UUID(bytes=base))
         geometry = Geometry(block_size, page_size)
-        return cls(str(uuid.UUID(bytes=map_id)), base_id, str(uuid.UUID(bytes=fisk)), base_size, geometry)
+        ids = (str(uuid.UUID(bytes=map_id)), base_id, str(uuid.UUID(bytes=fisk)))
+        return cls(*ids, base_size, geometry, bool(incompatible & SUMS))
 
 
 def frame(payload: bytes, first_sector: int, sequence: int) -> bytes:
@@ -111,6 +120,18 @@ class Contents:
     sectors: int
     sequence: int
     torn: bool
+    open_pages: set[int] = field(default_factory=set)
+    """pages of which blocks may be newer, or older, than their checksums"""
+
+    def owned(self, page: int) -> Iterator[tuple[int, int]]:
+        """Give runs (first block, blocks) of a page that this period owns."""
+        kind, masks = self.records.get(page, (HOLE, b""))
+        first, blocks = page * self.header.geometry.blocks_per_page, self.header.geometry.blocks_per_page
+        if kind == LIVE:
+            yield first, blocks
+        for number in range(blocks if kind > LIVE else 0):
+            if masks[number >> 3] >> (number & 7) & 1:
+                yield first + number, 1
 
 
 def read(device: Device, map_id: str) -> Contents:
@@ -185,6 +206,10 @@ def _replay(payload: bytes, contents: Contents, name: str) -> None:
             raise Corrupt(f"{name} has a record that is cut short")
         kind, first, count = RECORD.unpack_from(payload, position)
         position += RECORD.size
+        if contents.header.sums and kind in (OPEN, CLOSED):
+            pages = range(first, first + count)
+            (contents.open_pages.update if kind == OPEN else contents.open_pages.difference_update)(pages)
+            continue
         masks = width * max(0, kind - LIVE)
         if kind > MASK_BOTH or position + masks > len(payload):
             raise Corrupt(f"{name} has a record of unknown kind {kind}, or one that is cut short")
@@ -235,6 +260,20 @@ def _encode_mixed(mixed: list[tuple[int, bytes]], live: int, geometry: Geometry)
             yield hole_mask.tobytes()
 
 
+def encode_pages(kind: int, pages: Iterable[int]) -> Iterator[bytes]:
+    """Give the records that say that pages are OPEN or CLOSED."""
+    first = count = 0
+    for page in sorted(pages):
+        if count and page == first + count:
+            count += 1
+            continue
+        if count:
+            yield RECORD.pack(kind, first, count)
+        first, count = page, 1
+    if count:
+        yield RECORD.pack(kind, first, count)
+
+
 def create(pool: Pool, header: LogHeader) -> None:
     """Create the files of a period, the log with its header and the empty layer, durably.
 
@@ -242,8 +281,13 @@ def create(pool: Pool, header: LogHeader) -> None:
     """
     pool.delete_device(Kind.LAYER, header.map_id)
     pool.create_device(Kind.LAYER, header.map_id, header.base_size).close()
+    if sums.wanted(pool):
+        header = replace(header, sums=True)
+        sums.create(pool, header.map_id, header.geometry.block_size)
     pool.replace_log(header.map_id, [frame(header.pack(), 0, 0)])
     pool.sync_device_name(Kind.LAYER, header.map_id)
+    if header.sums:
+        pool.sync_device_name(Kind.SUMS, header.map_id)
 
 
 def rewrite(pool: Pool, header: LogHeader, changes: Changes, live: int) -> None:
@@ -259,8 +303,8 @@ def rewrite(pool: Pool, header: LogHeader, changes: Changes, live: int) -> None:
 class LogWriter:
     """Appends batches to the log of an open period.
 
-    One thread appends while another may :meth:`reserve`.  After any failure the log must not be written
-    again: what reached the medium is unknown.
+    One thread appends while another may :meth:`reserve` and :meth:`open_pages`.  After any failure the log
+    must not be written again: what reached the medium is unknown.
     """
 
     def __init__(self, pool: Pool, map_id: str, *, untouched: bool = False) -> None:
@@ -279,6 +323,14 @@ class LogWriter:
         self._width = self.header.geometry.blocks_per_page + 7 >> 3
         self._reserved = self._end
         self._lock = threading.Lock()  # reserve() against the moment a compacted log replaces the old one
+        self._appending = threading.Lock()
+        self.unclosed = contents.open_pages
+        """pages that are open, as far as the log says"""
+        self._reopened: set[int] = set()
+        self.unsure = [run for page in sorted(contents.open_pages) for run in contents.owned(page)]
+        """(first block, blocks) of what the period owned in open pages when it was opened"""
+        self.known = set(contents.records) if self.header.sums else set()
+        """pages that the period had changed when it was opened, where that has to be known"""
 
     def _drop_tail(self) -> None:
         """Cut what a crash left of an unfinished batch, durably: the next batch must not mix with it."""
@@ -304,9 +356,25 @@ class LogWriter:
             self._reserved = max(self._reserved, self._end)
             return start
 
-    def append(self, records: Iterable[bytes]) -> None:
-        """Write one batch and make it durable."""
-        payload = b"".join(records)
+    def append(self, records: Iterable[bytes], rested: Iterable[int] = ()) -> None:
+        """Write one batch and make it durable; of ``rested``, pages not opened again meanwhile are closed."""
+        with self._appending:
+            closed = [page for page in rested if page not in self._reopened]
+            self._reopened.clear()
+            self._append(b"".join((*records, *encode_pages(CLOSED, closed))))
+            self.unclosed.difference_update(closed)
+
+    def open_pages(self, pages: Iterable[int]) -> None:
+        """Say durably that blocks of these pages will be overwritten; :meth:`reserve` came before."""
+        with self._appending:
+            fresh = set(pages) - self.unclosed
+            # What is open already is opened again only while a flush is about to close it.
+            self._reopened.update(pages)
+            self._reopened -= fresh
+            self._append(b"".join(encode_pages(OPEN, fresh)))
+            self.unclosed |= fresh
+
+    def _append(self, payload: bytes) -> None:
         if not payload:
             return
         framed = frame(BATCH.pack(len(payload)) + payload, self._end // SECTOR, self._sequence + 1)
@@ -323,7 +391,8 @@ class LogWriter:
         A crash on either side of the rename leaves one of two logs that say the same.
         """
         contents = read(self._device, self._map_id)
-        payload = b"".join(chain.from_iterable(_repack(contents.records)))
+        records = (*chain.from_iterable(_repack(contents.records)), *encode_pages(OPEN, contents.open_pages))
+        payload = b"".join(records)
         head = frame(self.header.pack(), 0, 0)
         body = frame(BATCH.pack(len(payload)) + payload, 1, 1)
         with self._lock:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fisk_core._numpy import np
-from fisk_core.blockmap import blob, journal, log
+from fisk_core.blockmap import blob, journal, listed, log, sums
 from fisk_core.blockmap.pagemap import BlockMap, flatten
 from fisk_core.blockmap.source import SEGMENT_PAGES, Empty, Geometry, Segment, Source, Truncated, to_page
 from fisk_core.errors import NotFound
@@ -72,9 +72,31 @@ def empty_map(geometry: Geometry, size: int) -> BlockMap:
 
 def seal(pool: Pool, map_id: str) -> None:
     """Make what was written in a period durable, data before log, when nobody writes it any more."""
-    for kind in (Kind.LAYER, Kind.LOG):
+    summed = sums.wanted(pool) and pool.exists(Kind.SUMS, map_id)
+    for kind in (Kind.LAYER, Kind.SUMS, Kind.LOG) if summed else (Kind.LAYER, Kind.LOG):
         with pool.open_device(kind, map_id, writable=True) as device:
             device.flush()
+    if not (summed and _has_open_pages(pool, map_id)):
+        return
+    writer = log.LogWriter(pool, map_id)
+    try:
+        heal(pool, writer)
+    finally:
+        writer.close()
+
+
+def _has_open_pages(pool: Pool, map_id: str) -> bool:
+    with pool.open_device(Kind.LOG, map_id, writable=False) as device:
+        return bool(log.read(device, map_id).open_pages)
+
+
+def heal(pool: Pool, writer: log.LogWriter) -> None:
+    """Take the checksums of blocks that a crash left newer or older than theirs; nobody changes the layer.
+
+    The sums first: until the log closes the pages, nobody compares these blocks.
+    """
+    sums.take(pool, writer.header.map_id, writer.unsure)
+    writer.append((), writer.unclosed.copy())
 
 
 def replay(pool: Pool, map_id: str, size: int, changes: Iterable[journal.Change]) -> int:
@@ -85,13 +107,16 @@ def replay(pool: Pool, map_id: str, size: int, changes: Iterable[journal.Change]
     block_map = load_live_map(pool, map_id, size)
     try:
         end = -(-size // block_map.block_size)
-        blocks = 0
+        blocks, live_runs = 0, []
         for first, count, live in changes:
             count = min(count, end - first)
             block_map.own(first, count, block_map.live if live else 0)
+            live_runs += [(first, count)] * live
             blocks += count
         with pool.open_device(Kind.LAYER, map_id, writable=True) as layer:
             layer.flush()
+        if sums.wanted(pool) and pool.exists(Kind.SUMS, map_id):
+            sums.take(pool, map_id, live_runs)  # the writer may have died between data and sum
         writer = log.LogWriter(pool, map_id)
         try:
             writer.append(log.encode_changes(block_map.take_changes(), block_map.live, block_map.geometry))
@@ -171,6 +196,21 @@ def verify_blob(pool: Pool, map_id: str) -> blob.BlobHeader:
         opened.close()
 
 
+def open_sums(pool: Pool, layer_id: str) -> tuple[sums.Sums | listed.Listed | None, set[int]]:
+    """Give the checksums of a layer, None for one without, and the pages of its map they may not hold for.
+
+    Raises Corrupt when they are missing.  To be asked only of pools that keep them.
+    """
+    try:
+        with pool.open_device(Kind.LOG, layer_id, writable=False) as device:
+            contents = log.read(device, layer_id)
+    except NotFound:
+        if pool.has_blob(listed.name_of(layer_id)):
+            return listed.Listed(pool, layer_id), set()
+        return sums.Sums(pool, layer_id), set()
+    return (sums.Sums(pool, layer_id), contents.open_pages) if contents.header.sums else (None, set())
+
+
 def read_log_header(pool: Pool, map_id: str) -> log.LogHeader:
     """Give the header of a period's log; raises NotFound or Corrupt."""
     with pool.open_device(Kind.LOG, map_id, writable=False) as device:
@@ -188,9 +228,11 @@ __all__ = [
     "consolidate",
     "empty_map",
     "flatten",
+    "heal",
     "load_live_map",
     "load_map",
     "open_source",
+    "open_sums",
     "owned_blocks",
     "read_blob_header",
     "read_log_header",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fisk_core import errors
 from fisk_core.dataplane.classes import USUAL
 from fisk_core.dataplane.connection import MAX_HELD, Connection
-from fisk_core.dataplane.disk import read_extent
+from fisk_core.dataplane.disk import fill, read_extent
 from fisk_core.dataplane.layers import HOLE
 from fisk_core.dataplane.protocol import CMD_READ
 from fisk_core.dataplane.transmission import Request, SmallRead
@@ -156,14 +156,16 @@ class ColdReads:
 
         def read() -> memoryview:
             data = memoryview(bytearray(request.length))
-            for fd, offset, length in plan:
-                read_extent(fd, data[offset - request.offset :][:length], offset)
+            fill(disk.layers, data, plan, request.offset)
             return data
 
         def done(data: memoryview | None, error: Exception | None) -> None:
             disk.layers.pinned -= 1
             transmission = self._server.transmission
-            if error is not None:
+            if isinstance(error, errors.Corrupt) and disk.period is not None and disk is self._server.disk:
+                # It may have been written between the looks at data and checksum: not so on this thread.
+                self._server.guard(request.conn, partial(transmission.read_again, request))
+            elif error is not None:
                 self._server.guard(request.conn, lambda: transmission.fail(request, error))
             elif data is not None:
                 self._server.guard(request.conn, lambda: transmission.answer_data(request, data))

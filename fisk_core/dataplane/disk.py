@@ -5,8 +5,9 @@ Order of durability, and the crash each step survives:
 
 1. a write puts data into the live layer's page cache, then changes the map in memory, then notes that change
    in the journal (see ``blockmap.journal``), so that the next writer knows of it should this one be killed;
-2. a flush takes a copy of the map changes, *then* makes the layer's data durable, *then* appends the
-   changes to the log and makes that durable, *then* answers.
+2. a flush takes a copy of the map changes, *then* makes the layer's data durable (and its checksums, where
+   the pool keeps them: ``blockmap.sums``), *then* appends the changes to the log and makes that durable,
+   *then* answers.
 
 A power cut before 2 ends leaves the old log: every block reads as before or as one of the values written
 since, never as something else, because a block gets into the log only after its data is on the medium.
@@ -18,8 +19,8 @@ with ``flags=RWF_NOWAIT`` raise BlockingIOError before they change anything, and
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +31,7 @@ from fisk_core.blockmap.journal import read as read_journal
 from fisk_core.blockmap.log import Changes, encode_changes
 from fisk_core.dataplane.layers import HOLE, Layers
 from fisk_core.dataplane.spec import DiskSpec
+from fisk_core.dataplane.verify import Checked, Written, open_written
 from fisk_core.pools import open_pool
 from fisk_core.pools.base import Device, Kind, Pool
 
@@ -53,17 +55,24 @@ class Period:
     live: int
     geometry: Geometry
     journal: Journal | None = None
+    sums: Written | None = None
+    """the checksums of the layer, where it has some"""
 
     @classmethod
     def open(
-        cls, pool: Pool, map_id: str, live: int, geometry: Geometry, *, untouched: bool = False
+        cls, pool: Pool, map_id: str, live: int, geometry: Geometry, size: int, *, untouched: bool = False
     ) -> "Period":
         log = LogWriter(pool, map_id, untouched=untouched)
+        sums = None
         try:
-            return cls(map_id, pool.open_device(Kind.LAYER, map_id, writable=True), log, live, geometry)
+            sums = open_written(pool, log, geometry, size)
+            layer = pool.open_device(Kind.LAYER, map_id, writable=True)
         except BaseException:
+            if sums is not None:
+                sums.close()
             log.close()
             raise
+        return cls(map_id, layer, log, live, geometry, sums=sums)
 
     def begin_journal(self, spec: DiskSpec) -> None:
         """Note changes from now on, where ``spec`` asks for it."""
@@ -76,10 +85,12 @@ class Period:
         if self.journal:
             self.journal.close(remove=durable)
 
-    def commit(self, changes: Changes) -> None:
-        """Make all data written so far durable, then the map changes that speak of it."""
+    def commit(self, changes: Changes, rested: Iterable[int] = ()) -> None:
+        """Make all data written so far durable, then the map changes that speak of it; closes ``rested``."""
         self.layer.flush()
-        self.log.append(encode_changes(changes, self.live, self.geometry))
+        if self.sums is not None:
+            self.sums.flush()
+        self.log.append(encode_changes(changes, self.live, self.geometry), rested)
 
 
 @dataclass(slots=True)
@@ -90,9 +101,11 @@ class Flush:
     changes: Changes
     mark: int = 0
     """of the journal: what was noted before is in the changes"""
+    rested: list[int] = field(default_factory=list)
+    """pages whose checksums hold when the data is durable"""
 
     def run(self) -> None:
-        self.period.commit(self.changes)
+        self.period.commit(self.changes, self.rested)
 
 
 class Disk:
@@ -110,7 +123,7 @@ class Disk:
         self.fenced = False
         self.written = False
         """something was written since the last flush began"""
-        self.layers = Layers(pool, block_map.layers)
+        self.layers = Layers(pool, block_map.layers, block_map.geometry)
         self.fds = self.layers.fds
         self.period: Period | None = None
         self.room = 0
@@ -137,7 +150,7 @@ class Disk:
         if not spec.read_only:
             try:
                 geometry, live = disk.map.geometry, disk.map.live
-                disk._add(Period.open(pool, spec.map_id, live, geometry, untouched=untouched))
+                disk._add(Period.open(pool, spec.map_id, live, geometry, disk.size, untouched=untouched))
                 if not untouched:
                     disk._prepare()
             except BaseException:
@@ -151,11 +164,14 @@ class Disk:
             self._prepare()
 
     def _add(self, period: Period) -> None:
-        self.layers.add(period.live, period.layer)
+        self.layers.add(period.live, period.layer, period.sums)
         self.period = period
 
     def _prepare(self) -> None:
         assert self.period is not None
+        if self.period.sums is not None:
+            with contextlib.suppress(errors.NoSpace):  # these blocks are read without being compared then
+                self.period.sums.heal(self.pool)
         self.period.begin_journal(self.spec)
         with contextlib.suppress(errors.NoSpace):  # each change asks again, and is refused then
             self.record(1)
@@ -171,9 +187,7 @@ class Disk:
 
     def read_into(self, view: memoryview, offset: int, flags: int = 0) -> None:
         """Fill ``view`` from byte ``offset``."""
-        for fd, start, length in self.plan(offset, len(view)):
-            at = start - offset
-            read_extent(fd, view[at : at + length], start, flags)
+        fill(self.layers, view, self.plan(offset, len(view)), offset, flags)
 
     def read(self, offset: int, length: int) -> bytes:
         """Give ``length`` bytes from ``offset``; raises InvalidValue past the end."""
@@ -218,10 +232,13 @@ class Disk:
             raise BlockingIOError
 
     def _edge(self, offset: int, part: memoryview, flags: int) -> tuple[int, memoryview]:
-        """Give what to write for a part of one block: the part alone where the block is live already."""
+        """Give what to write for a part of one block: the part alone where the block is live already.
+
+        A block with a checksum is always written whole, for the checksum needs all of it.
+        """
         block, within = divmod(offset, self.block_size)
         assert self.period is not None
-        if next(iter(self.map.runs(block, 1)))[2] == self.period.live:
+        if self.period.sums is None and next(iter(self.map.runs(block, 1)))[2] == self.period.live:
             return offset, part
         merged = memoryview(bytearray(self.block_size))
         self.read_into(merged, block * self.block_size, flags)
@@ -232,10 +249,28 @@ class Disk:
         first = offset // self.block_size
         count = -(-(offset + len(view)) // self.block_size) - first
         self.record(count)
+        if period.sums is not None:
+            self._unsettle(period, period.sums, first, count)
         self.written = True
         for at in range(0, len(view), WRITE_PIECE):
             period.layer.pwritev([view[at : at + WRITE_PIECE]], offset + at)
+        if period.sums is not None:
+            period.sums.put(first, view)
         self._own(period, first, count, live=True)
+
+    def _unsettle(self, period: Period, sums: Written, first: int, count: int) -> None:
+        """Have blocks of the live layer changed: durably, no checksum holds for their pages any more."""
+        pages = sums.to_open(first, count)
+        if not pages:
+            return
+        period.log.reserve(self._in_flight + 2 * (len(self.map.dirty) + len(pages) + 4))
+        try:
+            sums.open(pages)
+        except errors.FiskError as exc:
+            self.failed = f"its log could not be written: {exc}"
+            raise
+        self.room = 0
+        self.record(count)
 
     def _own(self, period: Period, first: int, count: int, *, live: bool) -> None:
         """Change the owner of blocks whose data is in place, and note it."""
@@ -244,7 +279,10 @@ class Disk:
             period.journal.note(first, count, live)
 
     def splice(self, source: int, offset: int, length: int) -> None:
-        """Write whole blocks that are in the pipe ``source``; on an error part of them may be left there."""
+        """Write whole blocks that are in the pipe ``source``; on an error part of them may be left there.
+
+        Not where checksums are kept: nobody sees the data then.
+        """
         period = self.writable()
         self._check(offset, length)
         self.record(length // self.block_size)
@@ -258,9 +296,14 @@ class Disk:
         self._own(period, offset // self.block_size, -(-length // self.block_size), live=True)
 
     def adopt(self, offset: int, length: int) -> None:
-        """Count whole blocks as written: their data was put into the live layer by other means (reflink)."""
+        """Count whole blocks as written: their data was put into the live layer by other means (reflink).
+
+        Raises Unsupported where checksums are kept.
+        """
         self._check(offset, length)
         period = self.writable()
+        if period.sums is not None:
+            raise errors.Unsupported(f"Fisk {self.spec.name} has checksums: data must be written through it")
         self.written = True
         self.record(length // self.block_size)
         self._own(period, offset // self.block_size, -(-length // self.block_size), live=True)
@@ -278,8 +321,12 @@ class Disk:
         if allocate:
             self._wait_for_discard(offset, length)
             self.record(count)
+            if period.sums is not None:
+                self._unsettle(period, period.sums, first, count)
             self.written = True
             period.layer.write_zeroes(start, stop - start)
+            if period.sums is not None:
+                period.sums.put_zeros(first, count)
             self._own(period, first, count, live=True)
         else:
             self._drop(first, count)
@@ -310,6 +357,8 @@ class Disk:
         period = self.writable()
         live = [run for run in self.map.runs(first, count) if run[2] == period.live] if count else []
         self.record(0)  # whole pages that follow one another take one record, only the edges more
+        if period.sums is not None and live:
+            self._unsettle(period, period.sums, first, count)
         if count:
             self._own(period, first, count, live=False)
         self.written = True
@@ -371,14 +420,15 @@ class Disk:
     def begin_flush(self) -> Flush | None:
         """Give a flush of everything written until now, None when there is nothing to do."""
         period = self.writable()
-        if not self.written and not self.map.dirty:
+        if not self.written and not self.map.dirty and not (period.sums and period.sums.restless):
             return None
         return self._take(period)
 
-    def _take(self, period: Period) -> Flush:
+    def _take(self, period: Period, *, last: bool = False) -> Flush:
         changes = self.map.take_changes()
         self.written, self.room, self._in_flight = False, 0, self._in_flight + len(changes)
-        return Flush(period, changes, period.journal.end if period.journal else 0)
+        rested = period.sums.rest(changes, last=last) if period.sums else []
+        return Flush(period, changes, period.journal.end if period.journal else 0, rested)
 
     def end_flush(self, flush: Flush, error: Exception | None) -> None:
         """Take the outcome of a flush.
@@ -418,8 +468,8 @@ class Disk:
         The flush it gives seals the old period: run it before any flush of the new one.
         """
         old = self.writable()
-        new = Period.open(self.pool, spec.map_id, len(self.map.layers), self.map.geometry)
-        seal = self._take(old)
+        new = Period.open(self.pool, spec.map_id, len(self.map.layers), self.map.geometry, self.size)
+        seal = self._take(old, last=True)
         self.map.begin_period(spec.map_id)
         self.spec = replace(spec, epoch=self.spec.epoch)
         self._add(new)
@@ -450,8 +500,9 @@ class Disk:
         period, self.period = self.period, None
         durable = False
         try:
-            if period and not self.failed and (self.written or self.map.dirty):
-                period.commit(self.map.take_changes())
+            restless = period is not None and period.sums is not None and period.sums.restless
+            if period and not self.failed and (self.written or self.map.dirty or restless):
+                self._take(period, last=True).run()
             durable = not self.failed
         finally:
             if period:
@@ -485,6 +536,31 @@ def _load(pool: Pool, spec: DiskSpec) -> BlockMap:
 
 class CannotTell(BlockingIOError):
     """This file system (tmpfs for one) does not say whether a read would have to wait."""
+
+
+def fill(
+    layers: Layers, view: memoryview, plan: Iterable[tuple[int, int, int]], offset: int, flags: int = 0
+) -> None:
+    """Fill ``view``, which begins at byte ``offset``, from the extents of a plan; raises Corrupt."""
+    checked = layers.checked
+    for fd, start, length in plan:
+        part = view[start - offset : start - offset + length]
+        if checked and fd in checked:
+            _read_checked(checked[fd], fd, part, start, flags)
+        else:
+            read_extent(fd, part, start, flags)
+
+
+def _read_checked(checked: Checked, fd: int, view: memoryview, offset: int, flags: int) -> None:
+    """Read whole blocks, compare them, and give what was asked for."""
+    size = checked.block_size
+    first, within = divmod(offset, size)
+    blocks = -(-(within + len(view)) // size)
+    whole = view if blocks * size == len(view) else memoryview(bytearray(blocks * size))
+    read_extent(fd, whole, first * size, flags)
+    checked.check(whole, first)
+    if whole is not view:
+        view[:] = whole[within : within + len(view)]
 
 
 def read_extent(fd: int, view: memoryview, offset: int, flags: int = 0) -> None:

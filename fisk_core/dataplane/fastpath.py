@@ -99,3 +99,27 @@ class FastPath:
         else:
             page[first : first + count] = self.whole[:count]
         return True
+
+
+class CheckedPath(FastPath):
+    """The same where layers have checksums: whole blocks are compared, everything else is left to others."""
+
+    def read(self, view: memoryview, offset: int, length: int) -> bool:
+        """Fill ``view`` as :class:`FastPath` does; raises Corrupt."""
+        if (offset | length) & self.block_mask or not super().read(view, offset, length):
+            return False
+        page = self.map.page(offset >> self.page_shift)
+        owner = page if isinstance(page, int) else page[(offset & self.page_mask) >> self.block_shift]
+        checked = (self.disk.layers.checked or {}).get(self.fds[owner])
+        if checked is not None:
+            checked.check(view[:length], offset >> self.block_shift)
+        return True
+
+    def write(self, view: memoryview, offset: int, length: int) -> bool:
+        """Leave it to the disk, which keeps the checksums."""
+        return False
+
+
+def fast_path(disk: Disk) -> FastPath:
+    """Give the fast path that suits the disk."""
+    return FastPath(disk) if disk.layers.checked is None else CheckedPath(disk)

@@ -8,6 +8,8 @@ asking, because an entry changes only here, on the thread that owns the disk.
 import os
 import resource
 
+from fisk_core.blockmap import Geometry, sums
+from fisk_core.dataplane.verify import Checked, open_checked
 from fisk_core.errors import Unsupported
 from fisk_core.pools.base import Device, Kind, Pool
 
@@ -20,8 +22,9 @@ _SPARE = 320  # descriptors left for connections, listeners, logs and blobs
 class Layers:
     """The layers a map names, in its order of aliases."""
 
-    def __init__(self, pool: Pool, layers: list[str | None]) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, layers: list[str | None], geometry: Geometry | None = None) -> None:
+        """With a ``geometry``, layers that have checksums are compared with them."""
+        self._pool, self._geometry = pool, geometry
         self._ids = layers
         self._devices: dict[int, Device] = {}
         self.fds = [HOLE, *[UNOPENED] * (len(layers) - 1)]
@@ -29,6 +32,10 @@ class Layers:
         self.pinned = 0
         """threads that use descriptors now; none is closed while there are any"""
         self._limit = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE)
+        self.checked: dict[int, Checked] | None = None
+        """descriptor → what is compared when reading from it; None where the pool keeps no checksums"""
+        if geometry is not None and sums.wanted(pool):
+            self.checked, self._limit = {}, self._limit // 2
 
     def open(self, alias: int) -> int:
         """Give the descriptor of a layer, opening it; raises NotFound or PoolError."""
@@ -38,11 +45,22 @@ class Layers:
             self._close_oldest(len(self._devices) // 2)
         layer = self._ids[alias]
         assert layer is not None
-        return self.add(alias, self._pool.open_device(Kind.LAYER, layer, writable=False))
+        checked = None
+        if self.checked is not None and self._geometry is not None:
+            checked = open_checked(self._pool, layer, self._geometry)
+        try:
+            device = self._pool.open_device(Kind.LAYER, layer, writable=False)
+        except BaseException:
+            if checked is not None:
+                checked.close()
+            raise
+        return self.add(alias, device, checked)
 
-    def add(self, alias: int, device: Device) -> int:
-        """Take over an open layer as ``alias`` (the next one, or one not opened yet)."""
+    def add(self, alias: int, device: Device, checked: Checked | None = None) -> int:
+        """Take over an open layer as ``alias`` (the next one, or one not opened yet), and its checksums."""
         fd = direct(device)
+        if self.checked is not None and checked is not None:
+            self.checked[fd] = checked
         # Usually a miss reads what was asked for, not a window around it; streams are noticed and read
         # ahead here.
         os.posix_fadvise(fd, 0, 0, self._advice)
@@ -62,11 +80,17 @@ class Layers:
     def _close_oldest(self, count: int) -> None:
         """Close layers opened longest ago, except the newest alias, which is the live one."""
         for alias in [alias for alias in self._devices if alias != len(self.fds) - 1][:count]:
+            self._let_go(self.fds[alias])
             self.fds[alias] = UNOPENED
             self._devices.pop(alias).close()
 
+    def _let_go(self, fd: int) -> None:
+        if self.checked and fd in self.checked:
+            self.checked.pop(fd).close()
+
     def close(self) -> None:
         for device in self._devices.values():
+            self._let_go(direct(device))
             device.close()
         self._devices.clear()
         self.fds[:] = [UNOPENED] * len(self.fds)

@@ -32,7 +32,17 @@ LOOK_SECONDS = 1.0
 """how long a look at map and page cache holds good"""
 _POINTER, _OWNER = 8, 2  # bytes for a page, and for a block of a page with several owners
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_STORED = ("trims", "zeroes", "read_bytes", "write_bytes", "errors", "cold_reads", "throttled", "syncs")
+_STORED = (
+    "trims",
+    "zeroes",
+    "read_bytes",
+    "write_bytes",
+    "errors",
+    "corrupt",
+    "cold_reads",
+    "throttled",
+    "syncs",
+)
 _COUNTED = {
     nbd.CMD_READ: "read_bytes",
     nbd.CMD_WRITE: "write_bytes",
@@ -61,7 +71,7 @@ class Metrics:
     def __init__(self) -> None:
         self.trims = self.zeroes = 0
         self.read_bytes = self.write_bytes = 0
-        self.errors = self.cold_reads = 0
+        self.errors = self.cold_reads = self.corrupt = 0
         self.throttled = 0.0
         """seconds connections waited because of limits, added up"""
         self.syncs = 0

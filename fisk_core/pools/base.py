@@ -66,10 +66,11 @@ def check_range(offset: int, length: int) -> None:
 
 
 class Kind(StrEnum):
-    """The two kinds of device: sparse data of one period, and the log of its map."""
+    """The kinds of device: sparse data of one period, the log of its map, and checksums of its data."""
 
     LAYER = "layer"
     LOG = "log"
+    SUMS = "layersums"
 
 
 class Capabilities(NamedTuple):

@@ -6,7 +6,8 @@
     pool.json                       the header
     layers/<2 hex>/<uuid>           sparse data files
     logs/<2 hex>/<uuid>             map logs
-    blobs/<family>/<uuid>           frozen maps, Fisk headers, data checksums
+    sums/<2 hex>/<uuid>             checksums of the blocks of layers
+    blobs/<family>/<uuid>           frozen maps, Fisk headers
     staging/                        temporary files
 
 The two digits spread the files over directories.  Directories of digits and families are made when first
@@ -42,7 +43,7 @@ from fisk_core.units import MAX_SIZE
 if TYPE_CHECKING:
     from pathlib import Path
 
-_FOLDERS = {Kind.LAYER: "layers", Kind.LOG: "logs"}
+_FOLDERS = {Kind.LAYER: "layers", Kind.LOG: "logs", Kind.SUMS: "sums"}
 _BLOBS, _STAGING = "blobs", "staging"
 _FILES_AT_ONCE = 200  # temporary files open together
 
@@ -81,10 +82,10 @@ class FilePool(Pool):
         with _files.named("open the pool", root):
             header = read_header(root)
             recorded = {key: value for key, value in header.options.items() if key in FileOptions._fields}
-            pool = cls(name, header, FileOptions.parse({**recorded, **options}))
-            for folder in (*_FOLDERS.values(), _BLOBS, _STAGING):
-                with suppress(FileExistsError):  # else a crash ended the creation between header and folders
-                    os.mkdir(os.path.join(root, folder), 0o700)
+            kept = {"checksum": recorded["checksum"]} if "checksum" in recorded else {}
+            # Whether data is compared is the pool's own word: layers have checksums, or have none.
+            pool = cls(name, header, FileOptions.parse({**recorded, **options, **kept}))
+            _make_folders(root)
         return pool
 
     @cached_property
@@ -279,3 +280,17 @@ class FilePool(Pool):
                 return _filesystem.clones(first, second)
         except OSError:  # a read-only medium: nothing will be cloned on it
             return False
+
+
+def _make_folders(root: str) -> None:
+    """Make the folders that are missing, durably: what is synced inside would be lost with its folder.
+
+    Usually that is at the creation; a crash may have ended it between header and folders.
+    """
+    made = False
+    for folder in (*_FOLDERS.values(), _BLOBS, _STAGING):
+        with suppress(FileExistsError):
+            os.mkdir(os.path.join(root, folder), 0o700)
+            made = True
+    if made:
+        _files.sync_directory(root)

@@ -102,7 +102,9 @@ class Filler:
     def from_file(self, fd: int, length: int) -> None:
         """Take the first ``length`` bytes of a file: shared where that is possible, else copied."""
         disk = self._disk if isinstance(self._disk, Disk) else None  # else it is reached over NBD
-        self._sharing = disk is not None and is_regular(fd) and disk.pool.capabilities.reflink
+        # Where checksums are kept, somebody must look at the data.
+        can_share = disk is not None and disk.layers.checked is None and disk.pool.capabilities.reflink
+        self._sharing = can_share and is_regular(fd)
         buffer = memoryview(bytearray(self._chunk))
         for offset, count in pieces(data_extents(fd, length), self._block, _SHARE, length):
             shared = self._share(disk, fd, offset, count) if disk is not None else 0

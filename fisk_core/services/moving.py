@@ -2,7 +2,8 @@
 """Copies what a map names into the disk of another pool, and later only what has changed since.
 
 Each block goes to the same place in one layer of the other pool, whichever layers it came from; where the two
-pools share a file system that can, extents are shared and nothing is copied.
+pools share a file system that can, extents are shared and nothing is copied.  Where one of them keeps
+checksums, data is read and compared, and written through the disk.
 """
 
 from collections.abc import Iterator, Sequence
@@ -92,10 +93,18 @@ class Copier:
                 self._target.trim(extent.offset, extent.length)
         data = ((each.offset, each.length) for each in extents if each.change is Change.DATA)
         for offset, length in pieces(data, self._block, max(_PIECE, self._block), source.size):
+            self._bring_range(source, offset, length)
+            self._tell(length)
+
+    def _bring_range(self, source: Disk, offset: int, length: int) -> None:
+        if source.layers.checked is None and self._target.layers.checked is None:
             for fd, start, count in source.plan(offset, length):
                 if fd >= 0:
                     self._copy(fd, start, count)
-            self._tell(length)
+            return
+        for start, count, owner in source.status(offset, length):
+            if owner:
+                self._target.write(start, source.read(start, count))
 
     def _copy(self, fd: int, offset: int, length: int) -> None:
         target, layer = self._target, self._target.writable().layer

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads everything back: the maps against their checksums, and every block that some Fisk can read.
 
-Where the pool keeps data checksums, each block of a frozen layer is compared; blocks nobody points to are not
-looked at, the collector may have taken them.  A block of several Fisks is read once.
+Where the pool keeps data checksums, each block is compared; blocks nobody points to are not looked at, the
+collector may have taken them.  A block of several Fisks is read once.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from fisk_core.blockmap import BlockMap, owned_blocks, verify_blob
+from fisk_core.blockmap.sums import wanted
 from fisk_core.catalog import Record, fisks
+from fisk_core.dataplane.verify import Checked, open_checked
 from fisk_core.errors import Cancelled, FiskError
 from fisk_core.model import State
 from fisk_core.pools.base import Device, Kind, Pool
 from fisk_core.reports import ScrubReport as ScrubReport
-from fisk_core.services import sums
 from fisk_core.services.marking import blocks_per_segment, mark, runs
 from fisk_core.services.meter import Meter, Progress
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from fisk_core.engine.context import Context
 
 _CHUNK = 1 << 20
+_LOOKS, _PAUSE_SECONDS = 4, 0.01
+"""how often, and how far apart, a live block is looked at before it counts as damaged"""
 
 
 def scrub(context: "Context", refs: Sequence[str] = (), *, progress: Progress | None = None) -> ScrubReport:
@@ -92,25 +96,36 @@ def _scrub_layer(
     pool: Pool, layer: str, sources: Sequence[BlockMap], report: ScrubReport, meter: Meter
 ) -> None:
     size = sources[0].block_size
-    known = sums.load(pool, layer) or {}
+    checked = open_checked(pool, layer, sources[0].geometry) if wanted(pool) else None
     step = max(1, _CHUNK // size)
-    with pool.open_device(Kind.LAYER, layer, writable=False) as device:
+    with ExitStack() as stack:
+        if checked is not None:
+            stack.callback(checked.close)
+        device = stack.enter_context(pool.open_device(Kind.LAYER, layer, writable=False))
         for first, count in _marked_runs(sources, layer):
             for start in range(first, first + count, step):
                 blocks = min(step, first + count - start)
-                bad = _compare(device, size, start, blocks, known, report)
+                bad = _compare(device, size, start, blocks, checked)
+                report.bytes_read += blocks * size
+                report.bytes_compared += blocks * size if checked is not None else 0
                 if bad:
                     report.blame("data", layer, f"{len(bad)} blocks from byte {bad[0] * size} are damaged")
                 meter.advance(blocks * size)
     report.layers += 1
 
 
-def _compare(
-    device: Device, size: int, first: int, count: int, known: dict[int, int], report: ScrubReport
-) -> list[int]:
-    """Read blocks; gives those that do not match their checksum."""
-    found = list(sums.sums_of(device, size, first, count))
-    report.bytes_read += count * size
-    compared = [(block, known[block], value) for block, value in enumerate(found, first) if block in known]
-    report.bytes_compared += len(compared) * size
-    return [block for block, expected, value in compared if expected != value]
+def _compare(device: Device, size: int, first: int, count: int, checked: Checked | None) -> list[int]:
+    """Read blocks; gives those that do not match their checksum.
+
+    One of a live layer may just be written, its data before its checksum: it is looked at again.
+    """
+    bad: list[int] = []
+    for look in range(_LOOKS):
+        data = memoryview(bytearray(count * size))
+        device.preadv([data], first * size)
+        found = checked.damaged(data, first) if checked is not None else []
+        bad = [block for block in found if not look or block in bad]
+        if not bad:
+            break
+        time.sleep(_PAUSE_SECONDS)
+    return bad

@@ -3,7 +3,8 @@
 
 For each sealed map without a blob, oldest first:
 
-1. data checksums of its layer, where the pool keeps them, and then its blob are written, durably;
+1. data checksums of its layer, where the pool keeps them and the layer has none, and then its blob are
+   written, durably;
 2. transaction: the map has a blob and names the blob's layers; its base goes where nobody else needs it;
 3. its log is removed, and the layers that no map names any more.
 
@@ -20,6 +21,7 @@ from sqlalchemy import Connection
 
 from fisk_core import locks
 from fisk_core.blockmap import consolidate
+from fisk_core.blockmap.sums import wanted
 from fisk_core.catalog import Record, fisks, maps
 from fisk_core.catalog.database import version
 from fisk_core.catalog.maps import Garbage, MapRow
@@ -55,7 +57,7 @@ def settle_map(context: "Context", row: MapRow) -> None:
     pool = context.open_pool(row.pool)
     assert row.size is not None
     try:
-        if sums.wanted(pool) and pool.exists(Kind.LAYER, row.id):
+        if wanted(pool) and pool.exists(Kind.LAYER, row.id):
             sums.record(pool, row.id, row.size)
         named = consolidate(pool, row.id, row.size)
     except NotFound:

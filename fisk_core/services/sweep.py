@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fisk_core import locks
+from fisk_core.blockmap import listed, sums
 from fisk_core.catalog import fisks, maps, schema
 from fisk_core.catalog import pools as pool_rows
 from fisk_core.catalog.maps import Garbage
 from fisk_core.errors import FiskError, InUse
 from fisk_core.model import State
 from fisk_core.pools.base import Kind, Pool
-from fisk_core.services import headers, sums
+from fisk_core.services import headers
 
 if TYPE_CHECKING:
     from fisk_core.engine.context import Context
@@ -61,7 +62,8 @@ def remove(context: "Context", garbage: Garbage) -> None:
 def _remove_layer(pool: Pool, layer: str) -> None:
     pool.delete_device(Kind.LAYER, layer)
     if sums.wanted(pool):
-        pool.delete_blob(sums.name_of(layer))
+        pool.delete_device(Kind.SUMS, layer)
+        pool.delete_blob(listed.name_of(layer))
 
 
 def _remove_log(pool: Pool, map_id: str) -> None:
@@ -153,6 +155,7 @@ def leaks(context: "Context", pool_name: str) -> list[Leak]:
         ids = {each.id for each in fisks.records(conn, schema.fisks.c.pool_id == row.id)}
     named = {
         "layer": layers,
+        "layersums": layers,
         "sums": layers,
         "log": {each.id for each in known if each.opened and not each.has_blob},
         "maps": {each.id for each in known if each.opened},
