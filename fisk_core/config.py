@@ -40,10 +40,10 @@ class Home:
         return cls(Path(data) / "fisk")
 
     def make(self) -> None:
-        """Create the directories; only the owner may look into them."""
+        """Create the directories, durably; only the owner may look into them."""
         for path in (self.run, self.lock_path):
             try:
-                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _make_directory(path, 0o700)
             except OSError as exc:
                 raise from_oserror(exc, f"create {path}") from exc
 
@@ -138,6 +138,22 @@ class Home:
     @property
     def migration(self) -> Path:
         return self.lock_path / "migration.lock"
+
+
+def _make_directory(path: Path, mode: int = 0o777) -> None:
+    """Make a directory and those missing above it, each durable in the one above.
+
+    Else a power loss could take all of a new home away, with what is durable inside.
+    """
+    if path.is_dir():
+        return
+    _make_directory(path.parent)
+    path.mkdir(mode, exist_ok=True)
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def option(default: Any, help: str, **particular: Any) -> Any:
