@@ -294,17 +294,3 @@ def _make_folders(root: str) -> None:
             made = True
     if made:
         _files.sync_directory(root)
-
-
-def _make_folders(root: str) -> None:
-    """Make the folders that are missing, durably: what is synced inside would be lost with its folder.
-
-    Usually that is at the creation; a crash may have ended it between header and folders.
-    """
-    made = False
-    for folder in (*_FOLDERS.values(), _BLOBS, _STAGING):
-        with suppress(FileExistsError):
-            os.mkdir(os.path.join(root, folder), 0o700)
-            made = True
-    if made:
-        _files.sync_directory(root)
