@@ -53,8 +53,8 @@ def run(home: Home, conf: cfg.ConfigOpts) -> None:
     """Run until told to stop; raises InUse when another daemon serves this home directory."""
     home.make()
     where = listeners.address(conf)
-    if where is not None:
-        listeners.check_tls(where)
+    if where is not None and where.tls:
+        listeners.tls_context(where)  # complains before anything is begun
     groups = Groups.named(conf.api.operator_group, conf.api.reader_group)
     with _only_one(home), _listening(home, conf, where) as found, _services(home, conf) as services:
         daemon = _Daemon(home, conf, services, found, groups)
@@ -128,6 +128,7 @@ class _Daemon:
         self._home, self._services = home, services
         self._conf: Any = conf
         self._found, self._protocol = found, protocol(services.limits, groups)
+        self._servers = self._make_servers()
         self.draining = False
 
     async def serve(self) -> None:
@@ -139,11 +140,10 @@ class _Daemon:
         loop.add_signal_handler(signal.SIGUSR2, self._drain, ending)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         anyio.to_thread.current_default_thread_limiter().total_tokens = self._services.limits.threads
-        servers = self._servers()
         # What is there now stays: looking through it again and again would only make requests wait.
         gc.collect()
         gc.freeze()
-        await servers.start()
+        await self._servers.start()
         watchdog = asyncio.create_task(_watchdog())
         LOG.info("serving %s", self._home.path)
         notify("READY=1", f"STATUS=serving {self._home.path}")
@@ -156,10 +156,10 @@ class _Daemon:
         for waiting in list(self._services.waiting):
             waiting.cancel()
         self._services.broadcast.end_streams()
-        await servers.stop()
+        await self._servers.stop()
         await anyio.to_thread.run_sync(self._services.broadcast.close)
 
-    def _servers(self) -> Servers:
+    def _make_servers(self) -> Servers:
         services = self._services
         gate = Gate(create_app(services), services.limits, services.tokens)
         return Servers(gate, self._found, self._protocol, self._conf.api.stop_seconds)
@@ -169,7 +169,7 @@ class _Daemon:
         ending.set()
 
     def _reload(self) -> None:
-        """Take log levels, policy and tokens anew; what makes no sense leaves things as they are."""
+        """Take log levels, policy, tokens and certificates anew; what makes no sense changes nothing."""
         try:
             self._conf.reload_config_files()
             logs.set_up(self._conf)
@@ -177,6 +177,7 @@ class _Daemon:
         except FiskError as exc:
             LOG.error("not everything was read anew: %s", exc)
         self._services.tokens.forget()
+        self._servers.renew(at_once=True)
         LOG.info("read log levels, policy and tokens anew")
 
 

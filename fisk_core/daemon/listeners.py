@@ -113,11 +113,12 @@ def tcp(where: Address) -> socket.socket:
     return listener
 
 
-def check_tls(where: Address) -> None:
-    """Raise InvalidValue when certificate or key cannot be used."""
-    if where.tls_cert is None:
-        return
+def tls_context(where: Address) -> ssl.SSLContext:
+    """Give what proves who we are; raises InvalidValue when certificate or key cannot be used."""
+    assert where.tls_cert is not None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(where.tls_cert, where.tls_key)
+        context.load_cert_chain(where.tls_cert, where.tls_key)
     except OSError as exc:  # ssl.SSLError is one
         raise InvalidValue(f"[api] tls_cert or tls_key cannot be used: {exc}") from exc
+    return context

@@ -80,6 +80,18 @@ class Acceptor:
         self._offer: handover.Offer | None = None
         self._departed = False
 
+    def protect(self, tls: TlsOptions) -> None:
+        """Have clients come under TLS, with what its files hold when they come.
+
+        Raises NotFound, InvalidValue or Unsupported.
+        """
+        from fisk_core.dataplane.tls import keep_current
+
+        def use(context: "SSLContext") -> None:
+            self.tls = context
+
+        use(keep_current(self.loop, tls, use))
+
     def listen(self, kind: str, sock: socket.socket) -> None:
         """Take clients (``tcp``) or requests (``control``) from a listening socket."""
         self._listeners[kind] = Listener(self.loop, sock, self._accept if kind == "tcp" else self._ask)
@@ -202,12 +214,9 @@ class Acceptor:
 def run(options: AcceptorOptions) -> int:
     """Serve until told to stop; gives the exit status.  The address goes to standard output."""
     prepare()
-    context = None
+    acceptor = Acceptor(Loop(), options, None)
     if options.tls:
-        from fisk_core.dataplane.tls import server_context
-
-        context = server_context(options.tls)
-    acceptor = Acceptor(Loop(), options, context)
+        acceptor.protect(options.tls)
     try:
         if not (options.succeed and _succeed(acceptor, options.control)):
             acceptor.listen("tcp", listen_tcp(*options.listen))

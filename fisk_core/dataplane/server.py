@@ -123,7 +123,11 @@ class Server:
         self.export = Export(
             self.disk, options.export if options.export is not None else spec.name, options.listed
         )
-        self.tls = _tls_context(options.tls) if options.tls else None
+        self.tls: SSLContext | None = None
+        if options.tls:
+            from fisk_core.dataplane.tls import keep_current
+
+            self._use_tls(keep_current(loop, options.tls, self._use_tls))
         self.transmission = Transmission(self)
         self.cold, self.deferred, self.flusher = ColdReads(self), Deferred(self), Flusher(self)
         self.arrivals = Arrivals(self)
@@ -151,6 +155,10 @@ class Server:
         disk.server = self
         disk.layers.advise(self.conduct.advice)
         return disk
+
+    def _use_tls(self, tls: "SSLContext") -> None:
+        """Have clients that come from now on meet this."""
+        self.tls = tls
 
     # What the attributes of the Fisk ask for
 
@@ -416,12 +424,6 @@ class Server:
         self.arrivals.close()
         for disk in [*self._retired, self.disk]:
             disk.close()
-
-
-def _tls_context(options: TlsOptions) -> "SSLContext":
-    from fisk_core.dataplane.tls import server_context
-
-    return server_context(options)
 
 
 def _sealed(period: Period, done: Callable[[Exception | None], None], error: Exception | None) -> None:

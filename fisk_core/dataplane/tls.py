@@ -4,16 +4,21 @@
 Imported only where TLS is used: it takes a quarter of a worker's memory.
 """
 
+import logging
 import socket
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fisk_core.dataplane.loop import Loop
+from fisk_core.dataplane.renewal import LOOK_SECONDS, Renewal
 from fisk_core.dataplane.spec import TlsOptions
-from fisk_core.errors import InvalidValue, NotFound, Unsupported
+from fisk_core.errors import FiskError, InvalidValue, NotFound, Unsupported, from_oserror
 
-__all__ = ["TlsOptions", "TlsSocket", "read_psk", "server_context"]
+__all__ = ["TlsOptions", "TlsSocket", "keep_current", "read_psk", "server_context"]
+
+LOG = logging.getLogger(__name__)
 
 
 def server_context(options: TlsOptions) -> ssl.SSLContext:
@@ -35,6 +40,33 @@ def server_context(options: TlsOptions) -> ssl.SSLContext:
         ) from exc
     except ssl.SSLError as exc:
         raise InvalidValue(f"the certificate or key in {directory} cannot be used: {exc.reason}") from exc
+    except OSError as exc:
+        raise from_oserror(exc, f"read the certificate or key in {directory}") from exc
+    return context
+
+
+def keep_current(loop: Loop, options: TlsOptions, use: Callable[[ssl.SSLContext], None]) -> ssl.SSLContext:
+    """Give the context for serving, and have ``use`` called with another whenever its files were replaced.
+
+    Connections that there are keep theirs.  Files that cannot be used are told of in the log, once, and
+    leave things as they are.  Raises what ``server_context`` raises.
+    """
+    directory = Path(options.directory or "")
+    names = ("server-cert.pem", "server-key.pem", *(("ca-cert.pem",) if options.verify else ()))
+    renewal = Renewal([options.psk_file] if options.psk_file else [directory / name for name in names])
+
+    def look() -> None:
+        if renewal.changed():
+            try:
+                use(server_context(options))
+            except FiskError as exc:
+                LOG.error("TLS goes on with what it had: %s", exc)
+            else:
+                LOG.info("TLS uses what is in %s now", options.psk_file or directory)
+        loop.later(LOOK_SECONDS, look)
+
+    context = server_context(options)
+    loop.later(LOOK_SECONDS, look)
     return context
 
 

@@ -206,8 +206,8 @@ def check(home: Home) -> None:
     """Read the options and look at those that a daemon looks at before it begins."""
     conf = options.read(home)
     where = listeners.address(conf)
-    if where is not None:
-        listeners.check_tls(where)
+    if where is not None and where.tls:
+        listeners.tls_context(where)
     Groups.named(conf.api.operator_group, conf.api.reader_group)
 
 
