@@ -43,7 +43,7 @@ def advised(monkeypatch):
 
 
 def allow(monkeypatch, descriptors):
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, 4096))
 
 
 def opened(layers):
@@ -59,6 +59,8 @@ def test_a_layer_is_opened_when_first_needed_and_once(pool, ids):
     assert layers.fds == [HOLE] + [UNOPENED] * 40
     assert layers.open(0) == HOLE
     assert layers.open(7) == layers.open(7) == layers.fds[7]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.pwrite(layers.fds[7], b"x", 0)
     assert opened(layers) == [7]
     pool.delete_device(Kind.LAYER, ids[8])
     with pytest.raises(NotFound):
@@ -89,6 +91,7 @@ def test_half_of_the_layers_make_room_oldest_first_but_never_the_live_one(
 def test_no_layer_is_closed_under_a_thread_that_reads(pool, ids, monkeypatch):
     allow(monkeypatch, 0)
     layers = Layers(pool, ids)
+    assert layers.pinned == 0
     layers.pinned = 1
     for alias in range(1, 40):
         layers.open(alias)
@@ -136,7 +139,7 @@ def test_only_plain_files_are_read_directly(pool, ids):
         assert direct(empty) == fd
         for routes in ([(fd, 512, 1)], [(fd, 0, 1), (fd, 1, 1)], []):
             empty.route = routed(*routes)
-            with pytest.raises(Unsupported, match="plain files"):
+            with pytest.raises(Unsupported, match="^this pool does not give layers as plain files$"):
                 direct(empty)
         empty.truncate(700)
         empty.route = routed((fd, 0, 700))

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests of any kind, legal or not, many at once, against a model: each gets one reply, the right one."""
 
-import errno
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -175,12 +173,3 @@ def test_what_is_read_only_refuses_changes_and_nothing_else(tmp_path_factory, st
             wanted = refusal(kind, offset, length, flags, read_only=True)
             assert reply.error == (p.EINVAL if kind == p.CMD_BLOCK_STATUS else wanted)
             assert not any(reply.data)
-
-
-def test_errors_as_the_wire_calls_them():
-    same = ("EPERM", "EIO", "ENOMEM", "EINVAL", "ENOSPC", "EOVERFLOW", "ESHUTDOWN")
-    assert [p.wire_error(getattr(errno, name)) for name in same] == [1, 5, 12, 22, 28, 75, 108]
-    assert p.wire_error(errno.EOPNOTSUPP) == 95
-    assert p.wire_error(errno.EROFS) == 1
-    assert {p.wire_error(code) for code in (errno.EDQUOT, errno.EFBIG)} == {28}
-    assert {p.wire_error(code) for code in (None, 0, errno.ENOENT, -1, 10_000)} == {5}
