@@ -74,15 +74,19 @@ def due(conn: Connection, now: datetime) -> list[Schedule]:
     return [_schedule(row) for row in conn.execute(query.order_by(schedules.c.next_run))]
 
 
-def next_run(conn: Connection) -> datetime | None:
-    """Give the time of the next run of all, UTC without a zone."""
-    query = select(func.min(schedules.c.next_run)).where(schedules.c.enabled.is_(True))
+def next_run(conn: Connection, after: datetime) -> datetime | None:
+    """Give the time of the first run of all that is later than ``after``, UTC without a zone."""
+    query = select(func.min(schedules.c.next_run))
+    query = query.where(schedules.c.enabled.is_(True), schedules.c.next_run > after)
     found: datetime | None = conn.execute(query).scalar_one()
     return found
 
 
-def set_next_run(conn: Connection, schedule_id: str, at: datetime) -> None:
-    conn.execute(update(schedules).where(schedules.c.id == schedule_id).values(next_run=at))
+def move_on(conn: Connection, schedule: Schedule, at: datetime) -> bool:
+    """Set the next run if it is still that of ``schedule``; says whether it was."""
+    mine = columns(schedule)["next_run"]
+    query = update(schedules).where(schedules.c.id == schedule.id, schedules.c.next_run == mine)
+    return conn.execute(query.values(next_run=at.astimezone(UTC).replace(tzinfo=None))).rowcount > 0
 
 
 def remove(conn: Connection, schedule_id: str) -> None:

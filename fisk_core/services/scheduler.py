@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The thread that does what is due: scheduled snapshots, expiry, and room in pools that run full.
 
-Every host may run one: runs are claimed, and the rest may be done twice.
+Every host may run one: all may be done twice.  A run that fails is tried again every few seconds.
 """
 
 import logging
 import threading
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from fisk_core.catalog import schedules as rows
-from fisk_core.catalog.database import clock
 from fisk_core.errors import FiskError
+from fisk_core.model import Schedule
 from fisk_core.services import expendable, schedules, sweep
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 10.0
 """How often pools are looked at, and what expires."""
 LONGEST_PAUSE = 5.0
-"""How soon a new schedule is seen; a run of a known one comes when it is due."""
+"""How soon a new schedule is seen, and one that failed is tried again; a run of a known one comes when it is
+due."""
 SHORTEST_PAUSE = 0.05
 
 
@@ -34,6 +35,8 @@ class Scheduler:
         self._high, self._low = high_water, low_water
         self._stopping = threading.Event()
         self._complaints: dict[str, str] = {}
+        self._failed: dict[str, datetime] = {}
+        """the run of a schedule that was said to have failed"""
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -58,32 +61,41 @@ class Scheduler:
         while not self._stopping.is_set():
             pause = LONGEST_PAUSE
             try:
-                self._run_due()
+                asked = self._run_due()
                 if not looked or time.monotonic() - looked >= LOOK_SECONDS:
                     looked = time.monotonic()
                     self._look_after()
-                pause = self._pause()
+                pause = self._pause(asked)
             except FiskError as exc:
                 LOG.warning("schedules wait a moment: %s", exc)
             self._stopping.wait(pause)
 
-    def _pause(self) -> float:
-        """Give how long nothing will be due."""
-        with self._engine.catalog.read() as conn:
-            following, now = rows.next_run(conn), clock(conn)
-        if following is None:
+    def _pause(self, asked: datetime) -> float:
+        """Give how long nothing will be due that was not when that was ``asked``."""
+        left = schedules.next_due(self._engine, asked)
+        if left is None:
             return LONGEST_PAUSE
-        return min(LONGEST_PAUSE, max(SHORTEST_PAUSE, (following - now).total_seconds()))
+        return min(LONGEST_PAUSE, max(SHORTEST_PAUSE, left.total_seconds()))
 
-    def _run_due(self) -> None:
-        for schedule in schedules.claim(self._engine):
+    def _run_due(self) -> datetime:
+        """Do the runs that are due; gives when they were."""
+        found, asked = schedules.due(self._engine)
+        for schedule in found:
             try:
                 taken = schedules.run(self._engine, schedule)
             except FiskError as exc:
-                LOG.warning("schedule %s took no snapshot: %s", schedule.id, exc)
+                self._failing(schedule, exc)
                 continue
+            self._failed.pop(schedule.id, None)
             if taken is not None:
                 LOG.info("schedule %s took snapshot %s", schedule.id, taken.name)
+        return asked
+
+    def _failing(self, schedule: Schedule, error: FiskError) -> None:
+        """Say once for each run that it fails; another host, or the next try, may succeed."""
+        if self._failed.get(schedule.id) != schedule.next_run:
+            LOG.warning("schedule %s took no snapshot yet: %s", schedule.id, error)
+        self._failed[schedule.id] = schedule.next_run
 
     def _look_after(self) -> None:
         schedules.expired(self._engine)

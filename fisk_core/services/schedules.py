@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedules: snapshots of a Fisk every so often, and which of them stay.
 
-A run is claimed in one transaction that moves ``next_run`` on, so of several hosts one takes it.  Runs keep
-to their raster: a schedule begun at 12:00 with an hour between runs at 13:00 however late 12:00 was.  What
-was missed while nobody was there is made up for by one snapshot, and told by an event.  A process that dies
-between claiming a run and taking its snapshot has lost this run; the next one comes as planned.
+Runs keep to their raster: a schedule begun at 12:00 with an hour between runs at 13:00 however late 12:00
+was.  What was missed while nobody was there is made up for by one snapshot, and told by an event.
+
+A run is done at least once, and has one snapshot however often it is done.  First the snapshot is taken, with
+an id made of the schedule's id and the time at which the run was due; then one transaction moves ``next_run``
+on, if it is still that time.  A process that dies before the snapshot has done nothing; one that dies before
+``next_run`` moves leaves a run that is still due, whose snapshot the next one finds.  Of several hosts at the
+same run, all make the same snapshot, and one moves it on.
 
 A schedule's snapshots are the frozen Fisks of role ``snapshot`` whose attribute ``fisk:schedule`` is its id.
 Who gives one another role, or removes the attribute, keeps it.
@@ -12,6 +16,7 @@ Who gives one another role, or removes the attribute, keeps it.
 
 import logging
 import re
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -45,6 +50,8 @@ MAX_SCHEDULES = 32
 """Schedules of one Fisk."""
 _PREFIX = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:+@=-]{{0,{MAX_PREFIX - 1}}}")
 STAMP = "%Y%m%dT%H%M%SZ"
+_RUNS = uuid.UUID("6f0a5c3e-9d14-4b7a-8e52-c1d7f3a80b96")
+"""The name space of the ids of snapshots."""
 Schedules = list[Schedule]
 
 
@@ -153,21 +160,18 @@ def _same(known: Schedule, wanted: Schedule) -> Schedule:
 # Running
 
 
-def claim(engine: "Engine") -> Schedules:
-    """Take all runs that are due: they are nobody else's now."""
+def due(engine: "Engine") -> tuple[Schedules, datetime]:
+    """Give the schedules with a run that is due, and the time (UTC) at which that was asked."""
     with engine.catalog.read() as conn:
-        if not rows.due(conn, clock(conn)):
-            return []
-    with engine.catalog.change() as conn:
-        now = clock(conn).replace(tzinfo=UTC)
-        claimed = rows.due(conn, now.replace(tzinfo=None))
-        for schedule in claimed:
-            following, missed = _following(schedule, now)
-            rows.set_next_run(conn, schedule.id, following.replace(tzinfo=None))
-            if missed:
-                told = {"schedule": schedule.id, "missed": missed}
-                events.emit(conn, "schedule.missed", schedule.fisk_id, **told)
-    return claimed
+        now = clock(conn)
+        return rows.due(conn, now), now.replace(tzinfo=UTC)
+
+
+def next_due(engine: "Engine", after: datetime) -> timedelta | None:
+    """Give how long it is until the first run that was not due at ``after`` yet; None when there is none."""
+    with engine.catalog.read() as conn:
+        following, now = rows.next_run(conn, after.replace(tzinfo=None)), clock(conn)
+    return None if following is None else following - now
 
 
 def _following(schedule: Schedule, now: datetime) -> tuple[datetime, int]:
@@ -178,7 +182,48 @@ def _following(schedule: Schedule, now: datetime) -> tuple[datetime, int]:
 
 
 def run(engine: "Engine", schedule: Schedule) -> Fisk | None:
-    """Take the snapshot of a claimed run, then remove what need not be kept; None when its Fisk is gone."""
+    """Do a run that is due, then remove what need not be kept.
+
+    Gives its snapshot, None when the schedule (its Fisk) is gone or another did this run.  Raises what keeps
+    the snapshot from being taken: the run stays due.
+    """
+    try:
+        taken = _take(engine, schedule)
+    except NotFound:
+        with engine.catalog.read() as conn:
+            if rows.try_find(conn, schedule.id) is not None:
+                raise
+        return None
+    if not _move_on(engine, schedule):
+        return None
+    prune(engine, schedule)
+    return taken
+
+
+def snapshot_id(schedule: Schedule) -> str:
+    """Give the id of the snapshot of the run that is due next."""
+    return str(uuid.uuid5(_RUNS, f"{schedule.id} {schedule.next_run.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}"))
+
+
+def _move_on(engine: "Engine", schedule: Schedule) -> bool:
+    """Have the next run wait for its time; False when another was faster, or the schedule is another now."""
+    with engine.catalog.change() as conn:
+        now = clock(conn).replace(tzinfo=UTC)
+        following, missed = _following(schedule, now)
+        if not rows.move_on(conn, schedule, following):
+            return False
+        if missed:
+            told = {"schedule": schedule.id, "missed": missed}
+            events.emit(conn, "schedule.missed", schedule.fisk_id, **told)
+    return True
+
+
+def _take(engine: "Engine", schedule: Schedule) -> Fisk:
+    """Take the snapshot of the run that is due, or find the one that was taken for it before."""
+    try:
+        return engine.get(snapshot_id(schedule))
+    except NotFound:
+        pass
     with engine.catalog.read() as conn:
         now = clock(conn).replace(tzinfo=UTC)
     labels = {SCHEDULE: schedule.id}
@@ -187,22 +232,24 @@ def run(engine: "Engine", schedule: Schedule) -> Fisk | None:
     if schedule.expire is not None:
         labels[EXPIRES] = f"{now + timedelta(seconds=schedule.expire):%Y-%m-%dT%H:%M:%SZ}"
     try:
-        taken = _snapshot(engine, schedule, now, labels)
-    except NotFound:
-        return None
-    prune(engine, schedule)
-    return taken
+        return _snapshot(engine, schedule, now, labels)
+    except AlreadyExists as exc:
+        try:  # another host took it at the same time, under its own name
+            return engine.get(snapshot_id(schedule))
+        except NotFound:
+            raise exc from None
 
 
 def _snapshot(engine: "Engine", schedule: Schedule, now: datetime, labels: dict[str, str]) -> Fisk:
     """Take it; a name that is taken (two schedules with one prefix) gets some of the schedule's id."""
     stamp = now.strftime(STAMP)
     source = engine.get(schedule.fisk_id).name[: 255 - MAX_PREFIX - len(stamp) - 12]
-    name = f"{schedule.prefix}-{source}-{stamp}"
+    name, own_id = f"{schedule.prefix}-{source}-{stamp}", snapshot_id(schedule)
     try:
-        return engine.snapshot(schedule.fisk_id, name, attributes=labels)
+        return engine.snapshot(schedule.fisk_id, name, attributes=labels, id=own_id)
     except AlreadyExists:
-        return engine.snapshot(schedule.fisk_id, f"{name}-{schedule.id[:8]}", attributes=labels)
+        name = f"{name}-{schedule.id[:8]}"
+        return engine.snapshot(schedule.fisk_id, name, attributes=labels, id=own_id)
 
 
 def prune(engine: "Engine", schedule: Schedule) -> list[str]:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedules: kept in the catalog, run once by whoever is there, and what they took goes when it is due."""
 
+import signal
+import subprocess
+import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -45,7 +48,7 @@ def volume(engine):
 
 
 def run_due(engine):
-    return [schedules.run(engine, each) for each in schedules.claim(engine)]
+    return [schedules.run(engine, each) for each in schedules.due(engine)[0]]
 
 
 def snapshots(engine):
@@ -176,11 +179,29 @@ def test_one_that_is_disabled_does_not_run(engine, volume, clock):
     assert len(run_due(engine)) == 1
 
 
-def test_a_run_is_taken_by_one_of_many(engine, volume, clock):
+def test_a_run_of_many_has_one_snapshot(engine, volume, clock):
     schedules.create(engine, "volume", HOUR)
+    clock.forward(hours=2)
+    (schedule,), _ = schedules.due(engine)
     with Engine.open(engine.home.path) as other, ThreadPoolExecutor(4) as threads:
-        claims = [threads.submit(schedules.claim, each) for each in (engine, other) * 4]
-        assert sum(len(each.result()) for each in claims) == 1
+        runs = [threads.submit(schedules.run, each, schedule) for each in (engine, other) * 4]
+        assert sum(each.result() is not None for each in runs) == 1
+    assert snapshots(engine) == ["auto-volume-20300107T140000Z"]
+    assert len([each for each in events.read(engine, 0) if each.kind == "schedule.missed"]) == 1
+    assert schedules.select(engine)[0].next_run == datetime(2030, 1, 7, 15, 0, tzinfo=UTC)
+
+
+def test_a_run_is_the_same_run_also_later(engine, volume, clock):
+    """Its snapshot keeps the name of the first try, also if it was given another role or name since."""
+    schedules.create(engine, "volume", HOUR)
+    (schedule,), _ = schedules.due(engine)
+    taken = schedules._take(engine, schedule)
+    engine.set(taken.id, name="mine", role="image")
+    clock.forward(minutes=5)
+    engine.set("volume", name="renamed")
+    assert schedules.run(engine, schedule).id == taken.id
+    assert [fisk.name for fisk in engine.list()] == ["renamed", "mine"]
+    assert schedules.run(engine, schedule) is None
 
 
 def test_two_schedules_with_one_prefix(engine, volume, clock):
@@ -198,9 +219,9 @@ def test_long_names_are_cut(engine, clock):
 
 def test_a_fisk_that_goes_before_its_run(engine, volume, clock):
     schedules.create(engine, "volume", HOUR)
-    claimed = schedules.claim(engine)
+    found, _ = schedules.due(engine)
     engine.delete("volume")
-    assert [schedules.run(engine, each) for each in claimed] == [None]
+    assert [schedules.run(engine, each) for each in found] == [None]
 
 
 # Retention and expiry
@@ -296,7 +317,7 @@ def test_the_thread(engine, volume, monkeypatch):
     assert len(snapshots(engine)) == 1
 
 
-def test_one_bad_run_does_not_stop_the_others(engine, volume, monkeypatch, expect_logs):
+def test_one_bad_run_does_not_stop_the_others(engine, volume, monkeypatch, expect_logs, logged_warnings):
     make_volume(engine, "other")
     for name in ("volume", "other"):
         schedules.create(engine, name, 60)
@@ -307,7 +328,48 @@ def test_one_bad_run_does_not_stop_the_others(engine, volume, monkeypatch, expec
             raise InvalidValue("no")
         return real(ref, *arguments, **options)
 
-    monkeypatch.setattr(engine, "snapshot", failing)
-    expect_logs("took no snapshot: no")
-    Scheduler(engine).tick()
+    expect_logs("took no snapshot yet: no")
+    runner = Scheduler(engine)
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "snapshot", failing)
+        for _ in range(3):
+            runner.tick()
     assert [name.split("-")[1] for name in snapshots(engine)] == ["other"]
+    assert len(logged_warnings.lines) == 1
+    runner.tick()
+    assert sorted(name.split("-")[1] for name in snapshots(engine)) == ["other", "volume"]
+
+
+_CHILD = """
+import os, signal, sys
+from pathlib import Path
+from fisk_core.catalog import schedules as rows
+from fisk_core.engine import Engine
+from fisk_core.services import schedules
+from fisk_core.services.scheduler import Scheduler
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+with Engine.open(Path(sys.argv[1])) as engine:
+    if sys.argv[2] == "before":
+        engine.snapshot = die
+    else:
+        rows.move_on = die
+    Scheduler(engine).tick()
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_process_that_is_killed_before_or_after_its_snapshot(engine, volume, when):
+    made = schedules.create(engine, "volume", HOUR)
+    command = [sys.executable, "-c", _CHILD, str(engine.home.path), when]
+    for _ in range(2):
+        assert subprocess.run(command, timeout=60).returncode == -signal.SIGKILL
+        assert len(snapshots(engine)) == (when == "after")
+    Scheduler(engine).tick()
+    (taken,) = engine.list(role="snapshot")
+    assert taken.attributes["fisk:schedule"] == made.id
+    assert schedules.get(engine, made.id).next_run == made.next_run + timedelta(hours=1)
+    Scheduler(engine).tick()
+    assert len(snapshots(engine)) == 1
