@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the cloud keeps its blocks on: our drivers, or the stock ones on Ceph."""
+
+import uuid
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from devstack.ministack.place import Place
+from devstack.ministack.processes import Daemons
+from devstack.ministack.services import ceph
+from devstack.ministack.services.base import Service
+
+
+class Backend(ABC):
+    """The daemons of a storage and how the services are told of it."""
+
+    name: str
+    volume_type: str
+
+    def __init__(self, place: Place, daemons: Daemons) -> None:
+        self.place, self.daemons = place, daemons
+
+    @abstractmethod
+    def services(self) -> list[Service]:
+        """Give its daemons, in the order in which they start, each ready before the next."""
+
+    def prepare(self) -> None:  # noqa: B027  # most have nothing to do
+        """Do what must be done before anything starts."""
+
+    def settings(self) -> dict[str, object]:
+        """Give what the templates of this back end need."""
+        return {}
+
+    def templates(self) -> dict[str, str]:
+        """Give more files: template → name below ``etc``."""
+        return {}
+
+
+class Stock(Backend):
+    """The drivers that come with OpenStack, on Ceph RBD."""
+
+    name, volume_type = "stock", "ceph"
+
+    def services(self) -> list[Service]:
+        """A whole cluster."""
+        return [each(self.place, self.daemons) for each in (ceph.Monitor, ceph.Manager, ceph.Osd)]
+
+    def settings(self) -> dict[str, object]:
+        """The cluster's id, made once."""
+        path = self.place.data / "ceph.fsid"
+        if not path.exists():
+            path.write_text(str(uuid.uuid4()))
+        return {"fsid": path.read_text()}
+
+    def prepare(self) -> None:
+        """Let the services find Debian's modules for Ceph, which are on no package index."""
+        modules = next((self.place.venv / "lib").glob("python3*")) / "site-packages"
+        for found in Path("/usr/lib/python3/dist-packages").glob("r[ab]d*.so"):
+            if not (modules / found.name).exists():
+                (modules / found.name).symlink_to(found)
+
+    def templates(self) -> dict[str, str]:
+        """The cluster's own configuration."""
+        return {"stock/ceph.conf.j2": "ceph.conf"}
+
+
+BACKENDS = {each.name: each for each in (Stock,)}

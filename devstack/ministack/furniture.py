@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person expects to find in a cloud: flavors, a volume type, a file with the pass word."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from openstack.connection import Connection
+
+from devstack.ministack import tables
+from devstack.ministack.errors import MinistackError
+from devstack.ministack.identity import connect
+from devstack.ministack.place import Place
+from devstack.ministack.processes import waited
+
+if TYPE_CHECKING:
+    from devstack.ministack.stack import Stack
+
+FLAVORS = {"m1.tiny": (128, 1, 1, 0, 0), "m1.small": (192, 1, 2, 0, 0), "m1.full": (128, 1, 1, 1, 64)}
+"""name → MiB of memory, processors, GiB of root disk, GiB of ephemeral disk, MiB of swap"""
+WORKERS = (
+    "nova-compute",
+    "nova-conductor",
+    "nova-scheduler",
+    "cinder-volume",
+    "cinder-scheduler",
+    "cinder-backup",
+)
+_WAIT = 90
+
+
+def arrange(stack: Stack) -> None:
+    """Put everything there that is missing, and wait until volumes and servers can be made."""
+    place = stack.place
+    cloud = connect(place)
+    write_rc(place)
+    if not waited(lambda: not _missing(cloud), _WAIT):
+        raise MinistackError(f"not up after {_WAIT} s: {', '.join(_missing(cloud))}; see {place.log}")
+    if not any(cloud.compute.hypervisors()):
+        tables.find_hosts(place)
+    have = {flavor.name for flavor in cloud.compute.flavors()}
+    for number, (name, shape) in enumerate(FLAVORS.items(), 1):
+        if name not in have:
+            sizes = dict(zip(("ram", "vcpus", "disk", "ephemeral", "swap"), shape, strict=True))
+            cloud.compute.create_flavor(id=str(number), name=name, **sizes)
+    kind = stack.backend.volume_type
+    if not cloud.block_storage.find_type(kind):
+        cloud.block_storage.create_type(name=kind, extra_specs={"volume_backend_name": kind})
+
+
+def _missing(cloud: Connection) -> list[str]:
+    """Give the workers that have not said that they are there."""
+    found = {one.binary: one.state for one in cloud.compute.services()}
+    found |= {one.binary: one.state for one in cloud.block_storage.services()}
+    return [name for name in WORKERS if found.get(name) != "up"]
+
+
+def write_rc(place: Place) -> None:
+    """Write ``openrc``, to be read by a shell before ``openstack``."""
+    values = {
+        "OS_AUTH_URL": place.url("keystone", "/v3"),
+        "OS_USERNAME": "admin",
+        "OS_PASSWORD": place.secret,
+        "OS_PROJECT_NAME": "admin",
+        "OS_USER_DOMAIN_ID": "default",
+        "OS_PROJECT_DOMAIN_ID": "default",
+        "OS_REGION_NAME": "RegionOne",
+        "OS_IDENTITY_API_VERSION": "3",
+    }
+    path = place.directory / "openrc"
+    path.touch(mode=0o600)
+    lines = [f"export {name}='{value}'" for name, value in values.items()]
+    path.write_text("\n".join([*lines, f'export PATH="{place.venv}/bin:$PATH"', ""]))

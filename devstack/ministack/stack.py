@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole cloud: what is started in which order, and stopped in the other."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from devstack.ministack import configuration, furniture, identity, tables
+from devstack.ministack.backends import BACKENDS
+from devstack.ministack.errors import MinistackError
+from devstack.ministack.place import PORTS, Place
+from devstack.ministack.processes import Daemons, waited
+from devstack.ministack.services import apis, hypervisor, messages, workers
+from devstack.ministack.services.base import Service, listens
+from devstack.ministack.services.database import MariaDB
+
+
+class Stack:
+    """All services of one place."""
+
+    def __init__(self, place: Place, say: Callable[[str], None]) -> None:
+        self.place, self.say = place, say
+        self.daemons = Daemons(place.run, place.log)
+        self.backend = BACKENDS[place.backend](place, self.daemons)
+        self.database = MariaDB(place, self.daemons)
+        self.libvirt = hypervisor.Libvirt(place, self.daemons)
+        self.mapper = messages.PortMapper(place, self.daemons)
+        self.queue = messages.RabbitMQ(place, self.daemons)
+        self.storage = self.backend.services()
+        self.apis = self._all(
+            apis.Keystone, apis.Glance, apis.Placement, apis.CinderApi, apis.NeutronApi, apis.NovaApi
+        )
+        self.workers = self._all(
+            workers.NovaConductor,
+            workers.NovaScheduler,
+            workers.CinderScheduler,
+            workers.CinderVolume,
+            workers.CinderBackup,
+            workers.NovaCompute,
+        )
+
+    def _all(self, *kinds: type[Service]) -> list[Service]:
+        return [kind(self.place, self.daemons) for kind in kinds]
+
+    def everything(self) -> list[Service]:
+        """Give all services, in the order in which they start."""
+        return [
+            self.mapper,
+            self.database,
+            self.queue,
+            self.libvirt,
+            *self.storage,
+            *self.apis,
+            *self.workers,
+        ]
+
+    def up(self) -> None:
+        """Start what does not run; returns when servers can be made."""
+        self.place.make()
+        hypervisor.make_user()
+        self._refuse_strangers()
+        self.backend.prepare()
+        values = {"libvirt": self.libvirt.uri, **self.backend.settings()}
+        configuration.write(self.place, self.backend.templates(), values)
+        self._start("database, queue, hypervisor", [self.mapper, self.database, self.libvirt])
+        self.queue.start()
+        for each in self.storage:
+            self._start(each.name, [each])
+        self._prepare()
+        self._start("queue and APIs", [self.queue, *self.apis])
+        identity.register(self.place, identity.connect(self.place))
+        self._start("workers", self.workers)
+        furniture.arrange(self)
+
+    def _prepare(self) -> None:
+        """Make databases and tables, once for each version of the packages."""
+        stamp = self.place.data / "prepared"
+        if stamp.exists() and stamp.stat().st_mtime > (self.place.venv / "installed").stat().st_mtime:
+            return
+        started = time.monotonic()
+        self.database.create_databases()
+        identity.bootstrap(self.place)
+        tables.create(self.place)
+        stamp.touch()
+        self.say(f"tables: {time.monotonic() - started:.1f} s")
+
+    def _start(self, what: str, services: Sequence[Service]) -> None:
+        started = time.monotonic()
+        for each in services:
+            each.start()
+        for each in services:
+            each.wait()
+        self.say(f"{what}: {time.monotonic() - started:.1f} s")
+
+    def _refuse_strangers(self) -> None:
+        """Raise MinistackError where a port we need is another's."""
+        running = set(self.running())
+        for name, port in PORTS.items():
+            if not running and listens(port):
+                raise MinistackError(
+                    f"port {port} ({name}) of 127.0.0.1 is in use by a process that is not ours"
+                )
+
+    def running(self) -> list[str]:
+        """Give the names of the daemons that run."""
+        return [name for name in self.daemons.names() if self.daemons.get(name)]
+
+    def down(self) -> None:
+        """Stop what runs, the last started first."""
+        ours = self.everything()
+        for group in (self.workers, self.apis):  # they do not wait for one another
+            for each in group:
+                self.daemons.signal(each.name)
+            waited(lambda group=group: not any(self.daemons.get(one.name) for one in group), 15)
+        for each in reversed(ours):
+            each.stop()
+        for name in self.daemons.names():  # of a version that had more of them
+            with suppress(MinistackError):
+                self.daemons.stop(name)
