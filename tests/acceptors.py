@@ -7,7 +7,7 @@ import time
 
 from fisk_core.dataplane import acceptor, lines, routes
 from fisk_core.dataplane import protocol as p
-from tests.servers import Raw
+from tests.servers import PATIENCE, Raw
 
 TOKEN = "V3ry-secret_token-of-forty-three-characters"
 FLAGS = p.FLAG_FIXED_NEWSTYLE | p.FLAG_NO_ZEROES
@@ -58,7 +58,7 @@ class NetRaw(Raw):
     """The client of odd requests, over TCP."""
 
     def __init__(self, address, *, structured=False, contexts=(), name=None, greet=True):
-        self.sock = socket.create_connection(address, 20)
+        self.sock = socket.create_connection(address, PATIENCE)
         self.cookie, self.lengths = 0, {}
         try:
             self.hello = p.HELLO.unpack(self.read(p.HELLO.size))
@@ -72,7 +72,7 @@ class NetRaw(Raw):
 
 
 def wait_for(condition):
-    for _ in range(1000):
+    for _ in range(int(50 * PATIENCE)):
         if condition():
             return
         time.sleep(0.01)

@@ -24,6 +24,10 @@ from fisk_core.dataplane.zygote import Zygote
 from fisk_core.errors import PoolError
 
 
+PATIENCE = float(os.environ.get("FISK_TEST_PATIENCE", "20"))
+"""seconds that a test waits for an answer; fewer where it is to be seen whether a test fails"""
+
+
 class Served:
     """A Fisk served by a worker process, which may be killed and started again at the same sockets."""
 
@@ -153,7 +157,7 @@ class Raw:
         greet: bool = True,
     ) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(20)
+        self.sock.settimeout(PATIENCE)
         self.cookie = 0
         self.lengths: dict[int, tuple[int, int]] = {}
         try:

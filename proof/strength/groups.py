@@ -34,15 +34,20 @@ GROUPS = (
         "log",
         ("blockmap/log", "blockmap/journal"),
         tuple(
-            f"unit/test_{name}" for name in ("log", "log_bytes", "blob_bytes", "pagemap_stored", "journal")
+            f"unit/test_{name}"
+            for name in ("log", "log_bytes", "blob_bytes", "pagemap_stored", "journal", "verified_reads")
         ),
     ),
     Group(
         "layer",
         ("pools/file_device", "pools/_files", "dataplane/layers"),
-        tuple(f"unit/test_{name}" for name in ("pool_files", "file_device", "layers")),
+        tuple(f"unit/test_{name}" for name in ("pool_files", "file_device", "layers", "verified_reads")),
     ),
-    Group("collector", ("services/collector", "services/marking"), ("unit/test_collector",)),
+    Group(
+        "collector",
+        ("services/collector", "services/marking"),
+        ("unit/test_collector", "unit/test_collector_steps"),
+    ),
     Group(
         "NBD codec",
         tuple(f"dataplane/{name}" for name in ("protocol", "negotiation", "status", "parcel", "reception")),

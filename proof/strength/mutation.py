@@ -115,6 +115,7 @@ def run(group: Group, directory: Path, processes: int, scratch: Path, *, again: 
         **os.environ,
         "TMPDIR": str(scratch),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "FISK_TEST_PATIENCE": "3",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(processes), *survivors]

@@ -19,7 +19,7 @@ from tests.acceptors import TOKEN, wait_for
 from tests.disks import make_pool, make_spec
 from tests.hosted import Hosted, HostedAcceptor
 from tests.nbd_servers import make_certificates
-from tests.servers import info_request, queries
+from tests.servers import PATIENCE, info_request, queries
 
 SIZE = 1 << 20
 FLAGS = p.FLAG_FIXED_NEWSTYLE | p.FLAG_NO_ZEROES
@@ -77,7 +77,7 @@ def say(sock, said, cuts):
     """Send everything, cut to pieces; gives all that is answered up to the end."""
     heard, at = bytearray(), 0
     with sock:
-        sock.settimeout(20)
+        sock.settimeout(PATIENCE)
         for cut in [*sorted(cut % len(said) for cut in cuts), len(said)]:
             sock.sendall(said[at:cut])
             at = cut
@@ -103,7 +103,7 @@ def test_the_door_and_the_worker_together_say_what_the_worker_says_alone(
     with socket.socket(socket.AF_UNIX) as direct:
         direct.connect(served.path)
         wanted = say(direct, said, cuts)
-    found = say(socket.create_connection(door.acceptor.address, 20), said, cuts)
+    found = say(socket.create_connection(door.acceptor.address, PATIENCE), said, cuts)
     assert found == wanted
 
 
@@ -167,7 +167,7 @@ def test_a_client_that_takes_no_answers_is_not_heard_either(door):
         assert len(client._out) == p.OPTION_REPLY.size + len(b"unknown option")
         assert client._events == reception.OUT
         ours.setblocking(True)
-        ours.settimeout(20)
+        ours.settimeout(PATIENCE)
         heard = bytearray()
         while more := ours.recv(1 << 16):
             heard += more
