@@ -139,6 +139,8 @@ class Blob:
         self._reader = pool.open_blob(self.name)
         try:
             self.header = parse_header(self._reader, self.name)
+            if self.header.map_id != map_id:
+                raise Corrupt(f"{self.name} says it is the map {self.header.map_id}")
         except BaseException:
             self._reader.close()
             raise

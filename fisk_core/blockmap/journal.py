@@ -17,28 +17,37 @@ Crash windows:
 - another writer came in between (another host): its epoch is higher than the one in the file, which is void;
 - a flush failed: the kernel may have dropped the data, so the journal is emptied and stays so.
 
-Format: a page of header (magic, map, boot, epoch, start, end), then a ring of two 64-bit words for each
-change: the first block; the number of blocks times two, plus one where they now belong to the live layer
-(else they are holes).  Native byte order: the file never leaves its host.
+Format: a page of header (magic, map, boot, epoch and their CRC-32; start, end, each times 65537), then a
+ring of two 64-bit words for each change: the first block; in its lower 48 bits the number of blocks times
+two, plus one where they now belong to the live layer (else they are holes), above them a check of the change
+and its number, modulo the prime 65521: no flipped bit leaves it the same.  Native byte order: the file never
+leaves its host.  A damaged journal is worth nothing: as after a power loss, what was not flushed is lost.
 """
 
+import logging
 import mmap
 import os
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from fisk_core.errors import from_oserror
+from fisk_core.errors import Corrupt, from_oserror
+
+LOG = logging.getLogger(__name__)
 
 CAPACITY = 1 << 20
 """changes there is room for; their data is gigabytes, which no page cache keeps unwritten for long"""
 _SLACK = 4096
 _STEP = 1 << 14
 """changes whose space is allocated at a time"""
-_MAGIC = b"FISKJRN1"
+_MAGIC, _OLD_MAGIC = b"FISKJRN2", b"FISKJRN1"
 _HEADER = struct.Struct("=8s36s36sQ")
+_CRC = struct.Struct("=I")
+_TWICE = 65537  # a number times this one is a multiple of it, and with any bit flipped is not
+_PRIME, _SHIFT = 65521, 48
 _CHANGE = struct.Struct("=QQ")
 _HEADER_BYTES = 4096
 _START, _END = 128 // 8, 136 // 8  # words
@@ -73,7 +82,8 @@ class Journal:
         try:
             os.ftruncate(self._fd, _SIZE)
             self._allocate()
-            os.pwrite(self._fd, _HEADER.pack(_MAGIC, map_id.encode(), _boot().encode(), epoch), 0)
+            head = _HEADER.pack(_MAGIC, map_id.encode(), _boot().encode(), epoch)
+            os.pwrite(self._fd, head + _CRC.pack(zlib.crc32(head)), 0)
             self._memory = mmap.mmap(self._fd, _SIZE)
             fresh.rename(path)
         except OSError as exc:
@@ -110,10 +120,11 @@ class Journal:
         """Remember that blocks changed owner; the caller saw that it was not :attr:`full`."""
         words, end = self._words, self.end
         at = _FIRST + 2 * (end & _MASK)
+        change = 2 * count + live
         words[at] = first
-        words[at + 1] = 2 * count + live
-        self.end = end + 1
-        words[_END] = end + 1  # last: what is not counted was not noted
+        words[at + 1] = change | (5 * end + 3 * first + change) % _PRIME << _SHIFT
+        self.end = end = end + 1
+        words[_END] = end * _TWICE  # last: what is not counted was not noted
 
     def forget(self, mark: int) -> None:
         """Everything noted before ``mark``, a former :attr:`end`, is in the log by now."""
@@ -123,7 +134,7 @@ class Journal:
             self._words[_END] = 0
             self._words[_START] = mark = self.end = 0
         else:
-            self._words[_START] = mark
+            self._words[_START] = mark * _TWICE
         self.start = mark
         self._set_limit()
 
@@ -139,21 +150,64 @@ class Journal:
 
 
 def read(path: Path, map_id: str, epoch: int) -> Iterator[Change]:
-    """Give what the writer with ``epoch`` noted of a period and never flushed; nothing if it is void."""
+    """Give what the writer with ``epoch`` noted of a period and never flushed; nothing if it is void.
+
+    Raises Corrupt, before anything is given, for a damaged one.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(_HEADER_BYTES)
-            wanted = (_MAGIC, map_id.encode(), _boot().encode(), epoch)
-            if len(head) != _HEADER_BYTES or _HEADER.unpack_from(head) != wanted:
+            if not any(head):  # never written: the host went down
                 return
-            words = memoryview(head).cast("Q")
-            start, end = words[_START], words[_END]
+            if not _is_mine(head, map_id, epoch, path):
+                return
+            start, end = _bounds(head, path)
             ring = file.read(16 * min(end, CAPACITY))
     except FileNotFoundError:
         return
-    for number in range(start, end):
-        first, count = _CHANGE.unpack_from(ring, 16 * (number & _MASK))
-        yield Change(first, count >> 1, bool(count & 1))
+    if len(ring) < 16 * min(end, CAPACITY):
+        raise Corrupt(f"journal {path} is cut short")
+    check = not head.startswith(_OLD_MAGIC)
+    yield from [_change(ring, number, path, check) for number in range(start, end)]
+
+
+def salvage(path: Path, map_id: str, epoch: int) -> list[Change]:
+    """The same for who is going to write: nothing, with an error logged, for a damaged one."""
+    try:
+        return [*read(path, map_id, epoch)]
+    except Corrupt as exc:
+        LOG.error("%s; what was written to %s and not flushed is lost", exc, map_id)
+        return []
+
+
+def _is_mine(head: bytes, map_id: str, epoch: int, path: Path) -> bool:
+    if len(head) != _HEADER_BYTES:
+        raise Corrupt(f"the header of journal {path} is cut short")
+    magic, *found = _HEADER.unpack_from(head)
+    crc = _CRC.pack(zlib.crc32(head[: _HEADER.size]))
+    if magic != _OLD_MAGIC and (magic != _MAGIC or head[_HEADER.size :][: _CRC.size] != crc):
+        raise Corrupt(f"the header of journal {path} does not match its checksum")
+    return found == [map_id.encode(), _boot().encode(), epoch]
+
+
+def _bounds(head: bytes, path: Path) -> tuple[int, int]:
+    words = memoryview(head).cast("Q")
+    start, end = words[_START], words[_END]
+    if head.startswith(_MAGIC):
+        if start % _TWICE or end % _TWICE:
+            raise Corrupt(f"the bounds of journal {path} do not match their checksum")
+        start, end = start // _TWICE, end // _TWICE
+    if end - start > CAPACITY:
+        raise Corrupt(f"journal {path} holds more than there is room for")
+    return start, end
+
+
+def _change(ring: bytes, number: int, path: Path, check: bool) -> Change:
+    first, word = _CHANGE.unpack_from(ring, 16 * (number & _MASK))
+    change = word & (1 << _SHIFT) - 1 if check else word
+    if check and word >> _SHIFT != (5 * number + 3 * first + change) % _PRIME:
+        raise Corrupt(f"change {number} of journal {path} does not match its checksum")
+    return Change(first, change >> 1, bool(change & 1))
 
 
 def _boot() -> str:

@@ -26,7 +26,7 @@ from itertools import chain
 from struct import Struct
 
 from fisk_core._numpy import np
-from fisk_core.blockmap import sums
+from fisk_core.blockmap import ends, sums
 from fisk_core.blockmap.source import SEGMENT_PAGES, Geometry, Page, Segment, Source, to_page
 from fisk_core.errors import Corrupt, Unsupported
 from fisk_core.pools.base import Device, Kind, Pool
@@ -123,6 +123,13 @@ class Contents:
     open_pages: set[int] = field(default_factory=set)
     """pages of which blocks may be newer, or older, than their checksums"""
 
+    first: int = 0
+    """the CRC-32 in the first sector of the first batch"""
+
+    @property
+    def end(self) -> ends.End:
+        return ends.End(self.sequence, self.first)
+
     def owned(self, page: int) -> Iterator[tuple[int, int]]:
         """Give runs (first block, blocks) of a page that this period owns."""
         kind, masks = self.records.get(page, (HOLE, b""))
@@ -132,6 +139,15 @@ class Contents:
         for number in range(blocks if kind > LIVE else 0):
             if masks[number >> 3] >> (number & 7) & 1:
                 yield first + number, 1
+
+
+def read_all(pool: Pool, map_id: str) -> Contents:
+    """Read a log that is to end no earlier than it was known to; raises NotFound or Corrupt."""
+    known = ends.read(pool, map_id)
+    with pool.open_device(Kind.LOG, map_id, writable=False) as device:
+        contents = read(device, map_id)
+    known.require(contents.end, f"log {map_id}")
+    return contents
 
 
 def read(device: Device, map_id: str) -> Contents:
@@ -147,6 +163,8 @@ def read(device: Device, map_id: str) -> Contents:
     if header.map_id != map_id:
         raise Corrupt(f"{name} says it is the log of {header.map_id}")
     contents = Contents(header, {}, 1, 0, False)
+    if len(view) > SECTOR:
+        contents.first = FRAME.unpack_from(view, SECTOR)[0]
     _read_batches(view, contents, name)
     return contents
 
@@ -297,6 +315,8 @@ def rewrite(pool: Pool, header: LogHeader, changes: Changes, live: int) -> None:
     """
     payload = b"".join(encode_changes(changes, live, header.geometry))
     body = frame(BATCH.pack(len(payload)) + payload, 1, 1) if payload else b""
+    ends.forget(pool, header.map_id)
+    pool.sync_names()  # durably: it may begin like the one before, and end earlier
     pool.replace_log(header.map_id, [frame(header.pack(), 0, 0), body])
 
 
@@ -310,8 +330,10 @@ class LogWriter:
     def __init__(self, pool: Pool, map_id: str, *, untouched: bool = False) -> None:
         """Open the log; ``untouched`` leaves it as it is, and refuses one that a crash tore (Corrupt)."""
         self._pool, self._map_id = pool, map_id
+        known = ends.read(pool, map_id)
         self._device = pool.open_device(Kind.LOG, map_id, writable=True)
-        contents = read(self._device, map_id)
+        contents = self._read(known)
+        self._first, self._known = contents.first, known
         self.header = contents.header
         self._sequence, self._end = contents.sequence, contents.sectors * SECTOR
         if contents.torn and untouched:
@@ -331,6 +353,15 @@ class LogWriter:
         """(first block, blocks) of what the period owned in open pages when it was opened"""
         self.known = set(contents.records) if self.header.sums else set()
         """pages that the period had changed when it was opened, where that has to be known"""
+
+    def _read(self, known: ends.End) -> Contents:
+        try:
+            contents = read(self._device, self._map_id)
+            known.require(contents.end, f"log {self._map_id}")
+        except BaseException:
+            self._device.close()
+            raise
+        return contents
 
     def _drop_tail(self) -> None:
         """Cut what a crash left of an unfinished batch, durably: the next batch must not mix with it."""
@@ -378,6 +409,8 @@ class LogWriter:
         if not payload:
             return
         framed = frame(BATCH.pack(len(payload)) + payload, self._end // SECTOR, self._sequence + 1)
+        if not self._sequence:
+            self._first = FRAME.unpack_from(framed)[0]
         start = self._claim(len(framed))
         self._device.pwritev([framed], start)
         self._device.flush()
@@ -395,11 +428,13 @@ class LogWriter:
         payload = b"".join(records)
         head = frame(self.header.pack(), 0, 0)
         body = frame(BATCH.pack(len(payload)) + payload, 1, 1)
+        ends.forget(self._pool, self._map_id)
         with self._lock:
             self._pool.replace_log(self._map_id, [head, body])
             self._device.close()
             self._device = self._pool.open_device(Kind.LOG, self._map_id, writable=True)
             self._sequence, self._end = 1, len(head) + len(body)
+            self._first = FRAME.unpack_from(body)[0]
             length = max(RESERVE, self._reserved - self._end)
             self._device.write_zeroes(self._end, length)
             self._reserved, self._compact_at = self._end + length, max(COMPACT_AT, 2 * self._end)
@@ -409,9 +444,13 @@ class LogWriter:
         self._device.close()
 
     def close(self) -> None:
-        """Close the log, giving back the space reserved ahead."""
+        """Close the log, giving back the space reserved ahead, and note where it ends."""
         self._device.truncate(self._end)
         self._device.close()
+        end = ends.End(self._sequence, self._first)
+        if self._sequence and end != self._known:
+            ends.write(self._pool, self._map_id, end)
+            self._known = end
 
 
 def _repack(records: dict[int, tuple[int, bytes]]) -> Iterator[tuple[bytes, bytes]]:

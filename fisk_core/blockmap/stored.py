@@ -44,8 +44,7 @@ def _follow(pool: Pool, map_id: str, logs: list[log.Contents]) -> Source:
         if pool.has_blob(blob.name_of(following)):
             source = blob.Blob(pool, following)
         else:
-            with pool.open_device(Kind.LOG, following, writable=False) as device:
-                logs.append(log.read(device, following))
+            logs.append(log.read_all(pool, following))
             following = logs[-1].header.base_id
     if source is None:
         source = Empty(logs[-1].header.geometry)
@@ -86,8 +85,7 @@ def seal(pool: Pool, map_id: str) -> None:
 
 
 def _has_open_pages(pool: Pool, map_id: str) -> bool:
-    with pool.open_device(Kind.LOG, map_id, writable=False) as device:
-        return bool(log.read(device, map_id).open_pages)
+    return bool(log.read_all(pool, map_id).open_pages)
 
 
 def heal(pool: Pool, writer: log.LogWriter) -> None:
@@ -202,8 +200,7 @@ def open_sums(pool: Pool, layer_id: str) -> tuple[sums.Sums | listed.Listed | No
     Raises Corrupt when they are missing.  To be asked only of pools that keep them.
     """
     try:
-        with pool.open_device(Kind.LOG, layer_id, writable=False) as device:
-            contents = log.read(device, layer_id)
+        contents = log.read_all(pool, layer_id)
     except NotFound:
         if pool.has_blob(listed.name_of(layer_id)):
             return listed.Listed(pool, layer_id), set()
@@ -212,9 +209,8 @@ def open_sums(pool: Pool, layer_id: str) -> tuple[sums.Sums | listed.Listed | No
 
 
 def read_log_header(pool: Pool, map_id: str) -> log.LogHeader:
-    """Give the header of a period's log; raises NotFound or Corrupt."""
-    with pool.open_device(Kind.LOG, map_id, writable=False) as device:
-        return log.read(device, map_id).header
+    """Give the header of a period's log, all of which is read; raises NotFound or Corrupt."""
+    return log.read_all(pool, map_id).header
 
 
 def read_blob_header(pool: Pool, map_id: str) -> blob.BlobHeader:

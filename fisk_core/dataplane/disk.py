@@ -26,8 +26,7 @@ from typing import Self
 
 from fisk_core import _linux, errors
 from fisk_core.blockmap import BlockMap, Geometry, LogWriter, empty_map, load_live_map, load_map, replay
-from fisk_core.blockmap.journal import Journal
-from fisk_core.blockmap.journal import read as read_journal
+from fisk_core.blockmap.journal import Journal, salvage
 from fisk_core.blockmap.log import Changes, encode_changes
 from fisk_core.dataplane.layers import HOLE, Layers
 from fisk_core.dataplane.spec import DiskSpec
@@ -520,7 +519,7 @@ class Disk:
 def replay_journal(pool: Pool, spec: DiskSpec) -> int:
     """Bring into the log what a killed writer of the same epoch noted; gives how many blocks."""
     assert spec.journal is not None
-    changes = [*read_journal(Path(spec.journal), spec.map_id, spec.epoch)]
+    changes = salvage(Path(spec.journal), spec.map_id, spec.epoch)
     return replay(pool, spec.map_id, spec.size, changes) if changes else 0
 
 

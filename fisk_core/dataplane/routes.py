@@ -2,13 +2,15 @@
 """Which worker serves the export of a name, for clients from the network.
 
 A name is a secret token.  The file ``<directory>/<SHA-256 of the token>`` says who serves it, so neither the
-directory nor how long a look into it takes tells anything about tokens that exist.
+directory nor how long a look into it takes tells anything about tokens that exist.  A checksum over its name
+and all it says keeps a damaged file, or another's, from letting a client in to what is not his.
 """
 
 import hashlib
 import json
 import logging
 import os
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -43,7 +45,10 @@ def find(directory: Path, token: bytes) -> Route | None:
         return None
     try:
         fields = json.loads(text)
-        return Route(str(fields["control"]), bool(fields["read_only"]))
+        route = Route(str(fields["control"]), bool(fields["read_only"]))
+        if fields["crc32"] != _checksum(path.name, route):
+            raise ValueError("it does not match its checksum")
+        return route
     except (ValueError, KeyError, TypeError) as exc:
         LOG.error("%s is no route: %r", path, exc)
         return None
@@ -55,7 +60,7 @@ def publish(directory: Path, token: str, route: Route) -> None:
     other = path.with_suffix(".new")
     try:
         with open(other, "w", opener=_private) as file:
-            file.write(json.dumps(asdict(route)) + "\n")
+            file.write(json.dumps({**asdict(route), "crc32": _checksum(path.name, route)}) + "\n")
         os.replace(other, path)
     except OSError as exc:
         raise from_oserror(exc, f"write {path}") from exc
@@ -64,6 +69,10 @@ def publish(directory: Path, token: str, route: Route) -> None:
 def withdraw(directory: Path, token: str) -> None:
     """Let no further client in under ``token``; harmless when there is no such."""
     _path(directory, token.encode()).unlink(missing_ok=True)
+
+
+def _checksum(name: str, route: Route) -> str:
+    return f"{zlib.crc32(json.dumps([name, route.control, route.read_only]).encode()):08x}"
 
 
 def _private(path: str, flags: int) -> int:

@@ -56,7 +56,7 @@ def _replay(context: Context, record: Record, row: maps.MapRow, epoch: int) -> N
     """Bring one journal into its log, and remove it."""
     path = context.home.journal(row.id)
     sizes = {record.map_id: record.size, record.base_id: record.base_size}
-    changes = [*journal.read(path, row.id, epoch)]
+    changes = journal.salvage(path, row.id, epoch)
     if changes:
         size = sizes.get(row.id, row.base_size)
         blocks = replay(context.open_pool(row.pool), row.id, size, changes)

@@ -4,15 +4,17 @@
 ::
 
     {"format": 1, "id": <uuid>, "name": …, "created": <UTC, ISO 8601>, "incompatible": [<feature>, …],
-     "options": {…}}
+     "options": {…}, "crc32": <of the others as JSON with sorted keys, 8 hex digits>}
 
 Its appearance is the one step that makes the pool: a crash before it leaves an empty directory (or a
 temporary file in one), a crash after it a pool whose folders are made when it is next opened.  A pool
-with an incompatible feature this version does not know is refused; unknown fields are ignored.
+with an incompatible feature this version does not know is refused; unknown fields are ignored.  Earlier
+versions wrote no ``crc32``; then there is nothing to compare.
 """
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -51,6 +53,7 @@ def create_header(root: str, name: str, options: Mapping[str, Any]) -> None:
         "incompatible": [],
         "options": dict(options),
     }
+    header["crc32"] = _checksum(header)
     with _files.temporary(root) as (fd, path):
         _files.write_all(fd, json.dumps(header, indent=2).encode() + b"\n")
         os.fdatasync(fd)
@@ -90,6 +93,11 @@ def _check_vacant(root: str) -> None:
         raise InvalidValue(f"{root} is not empty (it holds {others[0]!r}); a pool needs its own directory")
 
 
+def _checksum(fields: Mapping[str, Any]) -> str:
+    body = json.dumps({key: value for key, value in fields.items() if key != "crc32"}, sort_keys=True)
+    return f"{zlib.crc32(body.encode()):08x}"
+
+
 def _parse(data: bytes, path: str) -> Header:
     try:
         fields = json.loads(data)
@@ -97,6 +105,8 @@ def _parse(data: bytes, path: str) -> Header:
         raise Corrupt(f"{path} is damaged: {exc}") from exc
     if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
         raise Corrupt(f"{path} is damaged: it does not describe a pool")
+    if "crc32" in fields and fields["crc32"] != _checksum(fields):
+        raise Corrupt(f"{path} does not match its checksum")
     if fields["format"] != FORMAT:
         raise Unsupported(f"{path} has format {fields['format']}; this version reads format {FORMAT}")
     pool_id, features, options = fields.get("id"), fields.get("incompatible"), fields.get("options")

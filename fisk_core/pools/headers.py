@@ -63,9 +63,12 @@ def decode(data: bytes, name: str) -> FiskHeader:
     if words[2] != f"{zlib.crc32(body):08x}":
         raise Corrupt(f"{name} does not match its checksum")
     try:
-        return FiskHeader(**json.loads(body))
+        header = FiskHeader(**json.loads(body))
     except (ValueError, TypeError) as exc:
         raise Corrupt(f"{name}: {exc}") from exc
+    if name_of(header.id) != name:
+        raise Corrupt(f"{name} says it is of Fisk {header.id}")
+    return header
 
 
 def read_header(pool: Pool, fisk_id: str) -> FiskHeader:

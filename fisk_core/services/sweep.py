@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fisk_core import locks
-from fisk_core.blockmap import listed, sums
+from fisk_core.blockmap import ends, listed, sums
 from fisk_core.catalog import fisks, maps, schema
 from fisk_core.catalog import pools as pool_rows
 from fisk_core.catalog.maps import Garbage
@@ -68,6 +68,7 @@ def _remove_layer(pool: Pool, layer: str) -> None:
 
 def _remove_log(pool: Pool, map_id: str) -> None:
     pool.delete_device(Kind.LOG, map_id)
+    ends.forget(pool, map_id)
 
 
 def _remove_map(pool: Pool, map_id: str) -> None:
@@ -153,11 +154,13 @@ def leaks(context: "Context", pool_name: str) -> list[Leak]:
         known = maps.select_maps(conn, schema.maps.c.pool_id == row.id)
         layers = maps.layer_ids(conn, pool_name)
         ids = {each.id for each in fisks.records(conn, schema.fisks.c.pool_id == row.id)}
+    logs = {each.id for each in known if each.opened and not each.has_blob}
     named = {
         "layer": layers,
         "layersums": layers,
         "sums": layers,
-        "log": {each.id for each in known if each.opened and not each.has_blob},
+        "log": logs,
+        "ends": logs,
         "maps": {each.id for each in known if each.opened},
         "fisks": ids,
     }

@@ -136,10 +136,17 @@ def test_a_journal_is_what_the_manual_says(tmp_path):
     def noted():
         data = (tmp_path / "x.journal").read_bytes()
         assert len(data) == 4096 + 16 * CAPACITY
-        assert data[:88] == b"FISKJRN1" + map_id.encode() + boot + struct.pack("=Q", 77)
+        assert data[:88] == b"FISKJRN2" + map_id.encode() + boot + struct.pack("=Q", 77)
+        assert data[88:92] == struct.pack("=I", zlib.crc32(data[:88]))
         start, end = struct.unpack_from("=QQ", data, 128)
-        assert (start, end) == (journal.start, journal.end)
-        return [struct.unpack_from("=QQ", data, 4096 + 16 * (n % CAPACITY)) for n in range(start, end)]
+        assert (start, end) == (65537 * journal.start, 65537 * journal.end)
+        return [change(data, n) for n in range(journal.start, journal.end)]
+
+    def change(data, number):
+        first, word = struct.unpack_from("=QQ", data, 4096 + 16 * (number % CAPACITY))
+        blocks = word % (1 << 48)
+        assert word >> 48 == (5 * number + 3 * first + blocks) % 65521
+        return first, blocks
 
     assert noted() == []
     journal.note(5, 3, True)

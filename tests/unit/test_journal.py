@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fisk_core.blockmap import journal
 from fisk_core.blockmap.journal import CAPACITY, Journal, read
-from fisk_core.errors import NotFound
+from fisk_core.errors import Corrupt, NotFound
 
 MAP = str(uuid.uuid4())
 
@@ -58,12 +58,58 @@ def test_no_journal(tmp_path):
     assert [*read(tmp_path / "none", MAP, 7)] == []
 
 
-@pytest.mark.parametrize("length", [0, 1, 100, 4095])
-def test_a_cut_journal_is_void(made, length):
+@pytest.mark.parametrize("length", [1, 100, 4095, 4096, 4111])
+def test_a_cut_journal_is_damaged(made, length):
     made.note(1, 1, True)
     copy = made.path.with_name("copy")
     copy.write_bytes(made.path.read_bytes()[:length])
+    with pytest.raises(Corrupt, match="copy"):
+        [*read(copy, MAP, 7)]
+
+
+@pytest.mark.parametrize("length", [0, 512, 4096, 8192])
+def test_one_that_never_reached_the_medium_is_void(made, length):
+    copy = made.path.with_name("copy")
+    copy.write_bytes(bytes(length))
     assert [*read(copy, MAP, 7)] == []
+
+
+def test_every_flipped_bit_that_matters_is_noticed(made):
+    for number in range(5):
+        made.note(7 * number, 3, number % 2 == 0)
+    made.forget(1)
+    whole, copy = made.path.read_bytes()[: 4096 + 16 * 8], made.path.with_name("copy")
+    wanted = content(made)
+    for position in (*range(92), *range(128, 144), *range(4096, 4096 + 16 * 5)):
+        for bit in range(8):
+            data = bytearray(whole)
+            data[position] ^= 1 << bit
+            copy.write_bytes(data)
+            try:
+                assert [tuple(change) for change in read(copy, MAP, 7)] == wanted
+                assert 4096 <= position < 4096 + 16, "what was flushed is not looked at"
+            except Corrupt:
+                assert not 4096 <= position < 4096 + 16
+
+
+def test_a_damaged_journal_is_reported_and_worth_nothing(made, expect_logs):
+    expect_logs("does not match its checksum; what was written to")
+    made.note(1, 1, True)
+    with made.path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"x")
+    assert journal.salvage(made.path, MAP, 7) == []
+
+
+def test_a_journal_of_the_version_before_is_read(made):
+    made.note(3, 2, True)
+    data = bytearray(made.path.read_bytes()[: 4096 + 16])
+    data[:8] = b"FISKJRN1"
+    data[136:144] = (1).to_bytes(8, "little")
+    data[4104:4112] = (5).to_bytes(8, "little")
+    copy = made.path.with_name("copy")
+    copy.write_bytes(data)
+    assert [*read(copy, MAP, 7)] == [(3, 2, True)]
 
 
 def test_a_closed_journal_stays_or_goes(tmp_path):

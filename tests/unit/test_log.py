@@ -7,6 +7,7 @@ import pytest
 
 from fisk_core.blockmap import Geometry, LogHeader, LogWriter, create_log
 from fisk_core.blockmap import log as logs
+from fisk_core.blockmap.ends import forget
 from fisk_core.errors import Corrupt, Unsupported
 from fisk_core.pools import Kind
 from tests.disks import TINY, make_pool, new_id
@@ -101,6 +102,9 @@ def test_a_torn_tail_is_cut_before_the_next_batch(pool, written):
     path = path_of(pool, map_id)
     good = path.read_bytes()
     path.write_bytes(good[: ends[1]] + bytes(512) + good[ends[1] + 512 :])
+    with pytest.raises(Corrupt, match="ends behind batch 2; when it was closed it had 3"):
+        LogWriter(pool, map_id)
+    forget(pool, map_id)  # now it is as a crash leaves it, before it was closed
     writer = LogWriter(pool, map_id)
     writer.append(logs.encode_changes([(7, 1)], 1, TINY))
     writer.close()

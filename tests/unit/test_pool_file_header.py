@@ -3,6 +3,7 @@
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +32,8 @@ def header(path: Path) -> dict[str, Any]:
     """The header of a pool at ``path``; ``rewrite`` puts a changed one there."""
     FilePool.create("test", {"path": path, "checksum": "crc32"})
     fields: dict[str, Any] = json.loads((path / "pool.json").read_bytes())
+    body = json.dumps({key: value for key, value in fields.items() if key != "crc32"}, sort_keys=True)
+    assert fields.pop("crc32") == f"{zlib.crc32(body.encode()):08x}"
     return fields
 
 
@@ -52,7 +55,7 @@ def test_header_has_the_documented_fields(header: dict[str, Any]) -> None:
 def test_pool_is_made_with_the_directories_above_it(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "c"
     pool = FilePool.create("test", {"path": str(path)})
-    assert sorted(os.listdir(path)) == ["blobs", "layers", "logs", "pool.json", "staging"]
+    assert sorted(os.listdir(path)) == ["blobs", "layers", "logs", "pool.json", "staging", "sums"]
     assert FilePool.open("other name", {"path": str(path)}).id == pool.id
     assert path.stat().st_mode & 0o077 == 0
 
@@ -214,3 +217,11 @@ def test_a_pool_that_is_not_mounted_any_more_is_not_begun_anew(path: Path, tmp_p
         with pytest.raises(errors.NotFound):
             use()
     assert list(path.iterdir()) == []
+
+
+def test_a_header_that_does_not_match_its_checksum_is_refused(path: Path) -> None:
+    FilePool.create("test", {"path": path, "checksum": "crc32"})
+    header = (path / "pool.json").read_bytes()
+    (path / "pool.json").write_bytes(header.replace(b'"checksum": "crc32"', b'"checksul": "crc32"'))
+    with pytest.raises(errors.Corrupt, match="does not match its checksum"):
+        FilePool.open("test", {"path": path})
