@@ -23,7 +23,6 @@ from fisk_core.dataplane.worker import to_json
 from fisk_core.dataplane.zygote import Zygote
 from fisk_core.errors import PoolError
 
-
 PATIENCE = float(os.environ.get("FISK_TEST_PATIENCE", "20"))
 """seconds that a test waits for an answer; fewer where it is to be seen whether a test fails"""
 
