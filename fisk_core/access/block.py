@@ -1,61 +1,74 @@
 # SPDX-License-Identifier: Apache-2.0
 """Access path ``block``: a block device of the host.
 
-A loop device over the FUSE file, with direct I/O, so that nothing is cached between the device and the
-worker.  It works with every kernel, whether it has an NBD client or not.  Taken away in reverse order.
+One of the kernel's NBD client where that is present; else a loop device over the FUSE file, which works with
+every kernel.  Which it is, is decided once, when the attachment is planned.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fisk_core.access import fuse, loops
 from fisk_core.access.base import AccessPath, Details
 from fisk_core.access.file import planned, refuse_unknown
-from fisk_core.access.fuse import FuseFile
-from fisk_core.errors import InvalidValue
+from fisk_core.access.kernel_nbd import KernelNbd
+from fisk_core.access.looped import LoopedFile
+from fisk_core.errors import InvalidValue, MissingTool
 from fisk_core.model import Fisk
 
-_SECTOR_SIZES = (512, 4096)
+_SECTOR_SIZES = {"512": 512, "4096": 4096}
+_BACKENDS: dict[str, type[KernelNbd] | type[LoopedFile]] = {"nbd": KernelNbd, "loop": LoopedFile}
+"""in the order in which they are preferred"""
 
 
 class Block(AccessPath):
-    """Option ``sector_size`` (512 or 4096): bytes of the device's logical blocks."""
+    """Options: ``sector_size`` (512 or 4096), bytes of a logical block; ``backend`` (nbd or loop)."""
 
     name = "block"
 
     def available(self) -> str | None:
-        return fuse.lacking() or loops.lacking()
+        missing = {name: kind.lacking() for name, kind in _BACKENDS.items()}
+        if None in missing.values():
+            return None
+        return "; ".join(f"{name}: {sentence}" for name, sentence in missing.items())
 
     def plan(
         self, fisk: Fisk, uri: str | None, directory: Path, *, read_only: bool, options: Mapping[str, Any]
     ) -> Details:
-        self.require()
-        refuse_unknown(options, known=("sector_size",))
-        sector_size = options.get("sector_size", _SECTOR_SIZES[0])
-        if sector_size not in _SECTOR_SIZES:
-            raise InvalidValue(f"a sector of {sector_size!r} bytes; it has 512 or 4096")
-        return {**planned(uri, directory, read_only), "sector_size": sector_size}
+        refuse_unknown(options, known=("sector_size", "backend"))
+        sector_size = _SECTOR_SIZES.get(str(options.get("sector_size", 512)))
+        if sector_size is None:
+            raise InvalidValue(f"a sector of {options['sector_size']!r} bytes; it has 512 or 4096")
+        backend = self._chosen(options.get("backend"))
+        return {**planned(uri, directory, read_only), "sector_size": sector_size, "backend": backend}
+
+    def _chosen(self, wanted: str | None) -> str:
+        """Give the backend asked for, or the first that works here; raises MissingTool, InvalidValue."""
+        if wanted is None:
+            self.require()
+            return next(name for name, kind in _BACKENDS.items() if kind.lacking() is None)
+        if wanted not in _BACKENDS:
+            raise InvalidValue(f"there is no backend {wanted!r} (known: {', '.join(_BACKENDS)})")
+        if lacking := _BACKENDS[wanted].lacking():
+            raise MissingTool(f"access path '{self.name}' with backend '{wanted}': {lacking}")
+        return wanted
 
     def connect(self, details: Details) -> str | None:
-        file = FuseFile(Path(details["directory"]))
-        if not file.alive:
-            # Before the dead file goes: afterwards nothing tells which device was over it.
-            loops.detach(file.path, force=True)
-        file.start(details["uri"], read_only=details["read_only"])
-        device = loops.attach(file.path, read_only=details["read_only"], sector_size=details["sector_size"])
-        return str(device)
+        device = _device(details)
+        return str(
+            device.start(details["uri"], read_only=details["read_only"], sector_size=details["sector_size"])
+        )
 
     def disconnect(self, details: Details, *, force: bool = False) -> None:
-        file = FuseFile(Path(details["directory"]))
-        loops.detach(file.path, force=force)
-        file.stop(force=force)
+        _device(details).stop(force=force)
 
     def alive(self, details: Details) -> bool:
-        file = FuseFile(Path(details["directory"]))
-        return file.alive and bool(loops.devices_of(file.path))
+        return _device(details).alive
 
     def resized(self, details: Details, size: int) -> None:
-        file = FuseFile(Path(details["directory"]))
-        file.resized(size)
-        loops.resized(file.path)
+        _device(details).resized(details["uri"], size)
+
+
+def _device(details: Details) -> KernelNbd | LoopedFile:
+    """Give the device of the attachment; one made before there was a choice is a loop device."""
+    return _BACKENDS[details.get("backend", "loop")](Path(details["directory"]))

@@ -294,6 +294,23 @@ def negotiate(target: Target, tls: Tls | None, timeout: float) -> tuple[Stream, 
     return stream, talk
 
 
+def hand_over(target: Address, *, timeout: float = TIMEOUT) -> tuple[socket.socket, ExportInfo]:
+    """Connect and enter transmission, for another to speak it: with simple replies, and without TLS.
+
+    Raises what ``NbdClient.connect`` raises.
+    """
+    where = as_target(target)
+    if where.tls is not None:
+        raise Unsupported(f"NBD server {where} is under TLS: its connections cannot be handed over")
+    stream, talk = negotiate(where, None, timeout)
+    try:
+        info = talk.go(where.export)
+        return stream.release(), info
+    except BaseException:
+        stream.close()
+        raise
+
+
 def list_exports(target: Address, *, tls: Tls | None = None, timeout: float = TIMEOUT) -> list[ExportName]:
     """Give what a server offers; raises Unsupported where it does not tell."""
     stream, talk = negotiate(as_target(target), tls, timeout)

@@ -48,6 +48,17 @@ class Stream:
         self._sock.close()
         self._queue.clear()
 
+    def release(self) -> socket.socket:
+        """Send what is queued and give the socket to another; the stream is of no further use.
+
+        Raises ProtocolError when input has arrived that the other would not see.
+        """
+        while not self.push():
+            self._wait(select.POLLOUT)
+        if self.buffered():
+            raise ProtocolError(f"{self._peer} sent data that nobody asked for")
+        return self._sock
+
     # Waiting
 
     def _wait(self, mask: int) -> int:
