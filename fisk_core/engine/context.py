@@ -22,7 +22,7 @@ from fisk_core.engine.background import Background
 from fisk_core.errors import AlreadyExists, Corrupt, InvalidValue, NotFound
 from fisk_core.pools import create_pool
 from fisk_core.pools import open_pool as _open
-from fisk_core.pools.base import Pool
+from fisk_core.pools.base import Kind, Pool
 
 LOG = logging.getLogger(__name__)
 
@@ -153,9 +153,21 @@ class Context(ABC):
             try:
                 pool = create_pool(driver, name, complete)
             except AlreadyExists as exc:
-                raise AlreadyExists(f"{exc}; 'fisk pool rescan {name}' takes what it holds over") from exc
+                found = self._unnoted(name, driver, options) if again else None
+                if found is None:
+                    raise AlreadyExists(f"{exc}; 'fisk pool rescan {name}' takes what it holds over") from exc
+                pool = found
             self._note_pool(pool)
             return pool
+
+    def _unnoted(self, name: str, driver: str, options: Mapping[str, Any]) -> Pool | None:
+        """Give the pool that is there, if it can be what a crash left before the catalog knew of it.
+
+        Only an empty one: what another holds would be rubbish to this catalog, which names none of it.
+        """
+        pool = self.find_pool(name, driver, options)
+        held = (each for names in (*map(pool.list_devices, Kind), pool.list_blobs()) for each in names)
+        return pool if next(held, None) is None else None
 
     def find_pool(self, name: str, driver: str, options: Mapping[str, Any]) -> Pool:
         """Open a pool that exists but is not in the catalog; raises NotFound."""

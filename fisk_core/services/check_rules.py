@@ -152,7 +152,10 @@ def shared_periods(context: "Context", view: View) -> Iterator[Finding]:
 
 def map_rows(context: "Context", view: View) -> Iterator[Finding]:
     """Bases are sealed and opened; a sealed map has a size; one with a blob has no base."""
-    pending = {record.base_id for record in view.fisks.values() if record.unsettled}
+    unsettled = [record for record in view.fisks.values() if record.unsettled]
+    pending = {record.base_id for record in unsettled}
+    # An interrupted switch to a smaller size: what the next map is based on is still being written.
+    pending |= {record.map_id for record in unsettled if record.next_map is not None}
     for row in view.each_map():
         base = view.maps.get(row.base or "")
         if base is not None and not base.opened:
