@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opens what a power loss left, as after a boot, and compares it with what was promised."""
+
+import functools
+import random
+import shutil
+import struct
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fisk_core.catalog import Record, database, fisks, leases
+from fisk_core.dataplane.disk import Disk
+from fisk_core.engine import Engine, access
+from fisk_core.errors import FiskError
+from fisk_core.model import State
+from proof.oracle import Oracle
+from proof.power.promises import Fisks, Promises
+
+_SHOWN = 4
+"""problems of one kind that are told"""
+_TRIAL = "trial"
+
+# Statements are compiled once for each SQLAlchemy engine, which takes longer than all a cut needs of them:
+# the same one is used for the same path.  Its connections are closed with the catalog.
+_make_engine = functools.cache(database._make_engine)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was compared, and what is wrong."""
+
+    fisks: int
+    blocks: int
+    problems: list[str]
+
+
+class Judge:
+    """Looks at what is left at ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        database._make_engine = _make_engine
+
+    def clear(self) -> None:
+        """Remove what is there."""
+        for path in self._root.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def look(
+        self, promises: Promises, pick: random.Random, *, sector: int | None = None, deep: bool = False
+    ) -> Verdict:
+        """Open the home, check it, and compare; ``deep``: also go on using it, and compare again.
+
+        ``sector``: what the medium writes as a whole, where that is less than a block.
+        """
+        verdict = Verdict(0, 0, [])
+        try:
+            with Engine.open(self._root / promises.home) as engine:
+                if pick.random() < 0.3:
+                    put_journals(engine, pick)
+                verdict.problems += _checked(engine)
+                compare = Comparison(engine, promises, sector, pick)
+                compare.run(verdict)
+                if deep and not verdict.problems:
+                    verdict.problems += use(engine, compare, pick)
+        except FiskError as exc:
+            verdict.problems.append(f"{type(exc).__name__}: {exc}")
+        return verdict
+
+
+def _checked(engine: Engine) -> Iterator[str]:
+    for problem in engine.check().errors[:_SHOWN]:
+        yield f"check: {problem.kind} {problem.subject}: {problem.message}"
+
+
+class Comparison:
+    """What the Fisks of an engine hold, against what they may hold."""
+
+    def __init__(self, engine: Engine, promises: Promises, sector: int | None, pick: random.Random) -> None:
+        self._engine, self._promises, self._sector, self._pick = engine, promises, sector, pick
+        self._content: dict[str, bytes] = {}
+        self._reading: dict[str, str] = {}
+
+    def run(self, verdict: Verdict) -> None:
+        """Read everything and compare."""
+        found = self._read_all()
+        verdict.fisks += len(found)
+        verdict.blocks += sum(record.size // record.block_size for record in found.values())
+        verdict.problems += self._problems(found)
+        pools = set(self._engine.pool_names())
+        verdict.problems += [f"pool {name} is gone" for name in sorted(self._promises.pools - pools)]
+
+    def _read_all(self) -> dict[str, Record]:
+        """Read every Fisk; gives them by name.
+
+        What has to be finished, and one more, by ``open_disk`` with its locks and transactions; the others
+        by what is left of that when there is nothing to do, which is ten times as fast.  Those first: what is
+        finished begins work in the background, that replaces files.
+        """
+        with self._engine.catalog.read() as conn:
+            records = [each for each in fisks.records(conn) if each.state != State.BUILDING]
+        chosen = self._pick.choice(records) if records else None
+        for record in sorted(records, key=lambda each: each.unsettled or each is chosen):
+            self._read(record, wholly=record.unsettled or record is chosen)
+        return {record.name: record for record in records}
+
+    def _read(self, record: Record, *, wholly: bool) -> None:
+        try:
+            if wholly:
+                disk: Disk = self._engine.open_disk(record.id)
+            else:
+                spec = access.spec_of(self._engine, record, read_only=True)
+                disk = Disk.open(self._engine.open_pool(record.pool), spec)
+            with disk:
+                self._content[record.name] = disk.read(0, disk.size)
+        except FiskError as exc:
+            self._reading[record.name] = f"Fisk {record.name} cannot be read: {type(exc).__name__}: {exc}"
+
+    def _problems(self, found: Mapping[str, Record]) -> list[str]:
+        settled: Fisks = {**self._promises.fisks}
+        problems: list[str] = []
+        for doubt in self._promises.doubts.values():
+            for name in {*doubt.before, *doubt.after}:
+                settled.pop(name, None)
+            outcomes = [self._compare(found, fisks) for fisks in (doubt.before, doubt.after)]
+            if all(outcomes):
+                problems.append(f"neither before ({outcomes[0][0]}) nor after ({outcomes[1][0]})")
+        problems += self._compare(found, settled)
+        known = {*settled, *(name for doubt in self._promises.doubts.values() for name in doubt.after)}
+        return problems + [f"Fisk {name} should not be there" for name in sorted(found.keys() - known)]
+
+    def _compare(self, found: Mapping[str, Record], fisks: Fisks) -> list[str]:
+        return [problem for name, oracle in fisks.items() for problem in self._of(found, name, oracle)]
+
+    def _of(self, found: Mapping[str, Record], name: str, oracle: Oracle | None) -> list[str]:
+        if oracle is None:
+            return [f"Fisk {name} is there"] if name in found else []
+        if name not in found:
+            return [f"Fisk {name} is gone"]
+        if name in self._reading:
+            return [self._reading[name]]
+        content = self._content[name]
+        if len(content) != oracle.size:
+            return [f"Fisk {name} has {len(content)} bytes, not {oracle.size}"]
+        wrong = oracle.compare(content, crashed=True, sector=self._sector)
+        return [f"Fisk {name}, one of {len(wrong)} blocks: {each}" for each in wrong[:_SHOWN]]
+
+    def again(self) -> list[str]:
+        """Read everything once more; gives what differs from what was read before."""
+        before, self._content = self._content, {}
+        self._read_all()
+        changed = [name for name in before if before[name] != self._content.get(name)]
+        return [f"Fisk {name} changed when others were used" for name in changed]
+
+
+def use(engine: Engine, compare: Comparison, pick: random.Random) -> Iterator[str]:
+    """Go on as if nothing had happened: settle, collect, make and write and delete a Fisk."""
+    engine.settle()
+    engine.collect()
+    yield from compare.again()
+    yield from _checked(engine)
+    data = pick.randbytes(5000)
+    with suppress(FiskError):  # what an earlier cut of the same recording cannot have left, but a script may
+        engine.delete(_TRIAL)
+    fisk = engine.create(_TRIAL, 1 << 16)
+    with engine.open_disk(fisk.id, writable=True) as disk:
+        disk.write(700, data)
+        disk.flush()
+    with engine.open_disk(fisk.id) as disk:
+        if disk.read(700, len(data)) != data:
+            yield "a new Fisk does not hold what was written to it"
+    engine.delete(fisk.id)
+    engine.check(repair=True)
+    yield from (f"left after a repair: {each.message}" for each in engine.check().problems[:_SHOWN])
+    yield from compare.again()
+
+
+# Journals
+
+_JOURNAL = struct.Struct("=8s36s36sQ")
+_COUNTS = struct.Struct("=QQ")
+_CHANGES = 4096
+
+
+def put_journals(engine: Engine, pick: random.Random) -> None:
+    """Leave journals that a boot must make void: whole, torn, or empty, of periods that may be written.
+
+    The whole ones have all right but the boot, and tell of blocks that nobody wrote.
+    """
+    with engine.catalog.read() as conn:
+        for record in fisks.records(conn):
+            epoch = leases.epoch(conn, record.id)
+            for map_id in {record.map_id, record.base_id, record.next_map}:
+                if map_id is not None:
+                    engine.home.journal(map_id).write_bytes(_journal(map_id, epoch, pick))
+
+
+def _journal(map_id: str, epoch: int, pick: random.Random) -> bytes:
+    boot = str(uuid.UUID(int=pick.getrandbits(128)))
+    changes = [(pick.randrange(64), 2 * pick.randint(1, 9) + pick.randint(0, 1)) for _ in range(8)]
+    head = bytearray(_CHANGES)
+    _JOURNAL.pack_into(head, 0, b"FISKJRN1", map_id.encode(), boot.encode(), epoch)
+    _COUNTS.pack_into(head, 128, 0, len(changes))
+    whole = bytes(head) + b"".join(_COUNTS.pack(*change) for change in changes)
+    return pick.choice((whole, whole, whole[: pick.randrange(len(whole))], bytes(len(whole)), b""))

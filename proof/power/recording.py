@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings: one script, played on a recorded file system.
+
+Recordings of one seed do the same things, but threads and processes get on as they do, so no two are alike.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fisk_core.dataplane.zygote import Zygote
+from fisk_core.engine import Engine
+from proof.power.script import HOME, OTHER_HOME, SMALL, TINY, USUAL, Notes, Script, Shape
+
+_MOUNT_SECONDS = 20
+_STEPS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of recording: how it begins, and what is done then."""
+
+    name: str
+    shape: Shape
+    play: Callable[[Script], None]
+    fresh: bool = False
+    """cut from the making of the home on; otherwise there are some Fisks first"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The directories of a recording; what is left after a cut is put where the recorder was mounted."""
+
+    directory: Path
+
+    @property
+    def root(self) -> Path:
+        return self.directory / "m"
+
+    @property
+    def below(self) -> Path:
+        return self.directory / "b"
+
+    @property
+    def records(self) -> Path:
+        return self.directory / "records"
+
+    @property
+    def outside(self) -> Path:
+        return self.directory / "t"
+
+    def make(self) -> None:
+        for path in (self.root, self.below, self.outside):
+            path.mkdir(parents=True, exist_ok=True)
+
+
+def _begin(script: Script) -> None:
+    script.create()
+    script.write()
+    script.snapshot()
+
+
+def _in_process(script: Script) -> None:
+    things = (
+        (script.write, 6), (script.snapshot, 2), (script.clone, 2), (script.group, 1), (script.delete, 2),
+        (script.resize, 2), (script.revert, 2), (script.rename, 1), (script.create, 1), (script.tidy, 2),
+        (script.import_image, 1),
+    )  # fmt: skip
+    _some(script, things)
+
+
+def _served(script: Script) -> None:
+    for _ in range(2):
+        script.serve()
+        script.random.choice((script.delete, script.tidy, script.clone))()
+
+
+def _pools(script: Script) -> None:
+    script.add_pool()
+    things = (
+        (script.write, 2), (script.move, 3), (script.import_image, 1), (script.create, 2),
+        (script.snapshot, 2), (script.delete, 1), (script.tidy, 2),
+    )  # fmt: skip
+    _some(script, things)
+
+
+def _rescan(script: Script) -> None:
+    """The catalog is lost, and a home that knows nothing takes the pool over."""
+    _in_process(script)
+    script.engine.close()
+    other = script.root / OTHER_HOME
+    with Engine.open(other) as engine:
+        engine.pools()
+        pool = str(script.root / HOME / "pools" / "default")
+        with script.notes.doing("rescan", home=OTHER_HOME, pool="default"):
+            engine.rescan("default", options={"path": pool})
+
+
+def _some(script: Script, things: tuple[tuple[Callable[[], object], int], ...]) -> None:
+    for do in script.random.choices([do for do, _ in things], [weight for _, weight in things], k=_STEPS):
+        do()
+
+
+KINDS = (
+    Kind("in process, tiny blocks", TINY, _in_process),
+    Kind("served, tiny blocks", TINY, _served),
+    Kind("a new home", TINY, _begin, fresh=True),
+    Kind("served, usual blocks", USUAL, _served),
+    Kind("pools", SMALL, _pools),
+    Kind("in process, small pages", SMALL, _in_process),
+    Kind("a lost catalog", TINY, _rescan),
+)
+
+
+def record(kind: Kind, seed: str, place: Place, zygote: Zygote | None) -> None:
+    """Play a recording; raises what the script raises."""
+    with _recorder(place) as root:
+        notes = Notes(root)
+        try:
+            if kind.fresh:
+                notes.begin("start", home=HOME)
+            with Engine.open(root / HOME) as engine:
+                script = Script(root, notes, random.Random(seed), kind.shape, engine, place.outside, zygote)
+                if not kind.fresh:
+                    for _ in range(2):
+                        _begin(script)
+                    engine.settle()
+                    notes.begin("start", home=HOME)
+                kind.play(script)
+        finally:
+            notes.close()
+
+
+@contextmanager
+def _recorder(place: Place) -> Iterator[Path]:
+    """Mount the recording file system; afterwards its records are complete."""
+    place.make()
+    command = [
+        sys.executable,
+        "-m",
+        "proof.power.recorder",
+        *map(str, (place.below, place.root, place.records)),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        _await_mount(place.root, process)
+        yield place.root
+    finally:
+        if os.path.ismount(place.root):
+            subprocess.run(["umount", place.root], check=True)
+        _, said = process.communicate(timeout=_MOUNT_SECONDS)
+        if said:
+            sys.stderr.write(said.decode(errors="replace"))
+
+
+def _await_mount(root: Path, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _MOUNT_SECONDS
+    while not os.path.ismount(root):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise RuntimeError(f"the recording file system was not mounted at {root}")
+        time.sleep(0.01)
