@@ -102,6 +102,10 @@ class Home:
         """The NBD socket of that worker, unless it was given another."""
         return self.run / f"{fisk_id}.nbd"
 
+    def reader(self, fisk_id: str) -> Path:
+        """The NBD socket of that worker at which nothing can be written."""
+        return self.run / f"{fisk_id}.ro"
+
     def details(self, attachment_id: str) -> Path:
         """The directory of an access path's own files."""
         return self.run / "access" / attachment_id

@@ -72,7 +72,7 @@ def processes_of(home: Path) -> list[int]:
 def leavings(engine: Engine) -> list[str]:
     """Give the sockets, marks, routes and held locks below a home: with nothing attached there are none."""
     run = engine.home.run
-    kinds = ("*-*.ctl", "*.nbd", "*.worker", "exports/*", "access/*")
+    kinds = ("*-*.ctl", "*.nbd", "*.ro", "*.worker", "exports/*", "access/*")
     found = [path.name for kind in kinds for path in run.glob(kind)]
     held = [path.name for path in engine.home.lock_path.glob("*-*.lock") if locks.is_held(path)]
     return sorted(found + held)

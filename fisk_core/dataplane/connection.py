@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fisk_core.dataplane.loop import HUP, IN, OUT
-from fisk_core.dataplane.negotiation import Agreement, Negotiation, Presented
+from fisk_core.dataplane.negotiation import Agreement, Negotiation, Presented, ReadOnly
 from fisk_core.dataplane.protocol import HELLO
 from fisk_core.dataplane.start import Start
 from fisk_core.errors import ProtocolError
@@ -101,9 +101,11 @@ class Connection:
     # Negotiation
 
     def _begin(self) -> Negotiation:
-        if self.name is None:
-            return Negotiation(self.server.export, self._say, self._start_tls if self.server.tls else None)
-        return Negotiation(Presented(self.server.export, self.name, self.read_only), self._say, None)
+        export = self.server.export
+        if self.name is not None:
+            return Negotiation(Presented(export, self.name, self.read_only), self._say, None)
+        offered = ReadOnly(export) if self.read_only else export
+        return Negotiation(offered, self._say, self._start_tls if self.server.tls else None)
 
     def _say(self, data: bytes) -> None:
         """Send what the client has not heard yet."""

@@ -76,6 +76,14 @@ class Presented(ExportInfo):
         return self._export.context_id(name)
 
 
+class ReadOnly(Presented):
+    """An export under its own name to somebody who may only read."""
+
+    def __init__(self, export: ExportInfo) -> None:
+        super().__init__(export, export.name, True)
+        self.listed, self.description = export.listed, export.description
+
+
 _CHANGES = nbd.TFLAG_SEND_FUA | nbd.TFLAG_SEND_TRIM | nbd.TFLAG_SEND_WRITE_ZEROES | nbd.TFLAG_SEND_FAST_ZERO
 
 Steps = Generator[int, bytes, Agreement]

@@ -54,9 +54,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """How a Fisk is served; ``listen`` is (host, port), port 0 takes a free one."""
+    """How a Fisk is served; ``listen`` is (host, port), port 0 takes a free one.
+
+    At the socket ``reader`` clients get an export that is read-only, whoever else writes.
+    """
 
     unix: str | None = None
+    reader: str | None = None
     listen: tuple[str, int] | None = None
     control: str | None = None
     export: str | None = None
@@ -189,12 +193,13 @@ class Server:
 
     def listen(self) -> None:
         """Open the listeners for clients."""
-        if self.options.unix:
-            if len(os.fsencode(self.options.unix)) > unixsocket.MAX_PATH:
-                raise errors.InvalidValue(f"no client can connect to a path as long as {self.options.unix}")
-            self.add_listener("unix", unixsocket.listen(self.options.unix), self._accept)
+        for kind, path in (("unix", self.options.unix), ("reader", self.options.reader)):
+            if path:
+                if len(os.fsencode(path)) > unixsocket.MAX_PATH:
+                    raise errors.InvalidValue(f"no client can connect to a path as long as {path}")
+                self.add_listener(kind, unixsocket.listen(path))
         if self.options.listen:
-            self.add_listener("tcp", listen_tcp(*self.options.listen), self._accept)
+            self.add_listener("tcp", listen_tcp(*self.options.listen))
 
     def listen_control(self, accept: Callable[[socket.socket], None]) -> None:
         """Open the control socket, if there is to be one."""
@@ -205,7 +210,8 @@ class Server:
         self, kind: str, sock: socket.socket, accept: Callable[[socket.socket], None] | None = None
     ) -> None:
         """Take connections from a listening socket; without ``accept`` they are clients'."""
-        self.listeners[kind] = Listener(self.loop, sock, accept or self._accept)
+        clients = self._accept_reader if kind == "reader" else self._accept
+        self.listeners[kind] = Listener(self.loop, sock, accept or clients)
 
     @property
     def uris(self) -> list[str]:
@@ -224,7 +230,7 @@ class Server:
     def stop_listening(self, why: str) -> None:
         """Take no client any more."""
         self.refusing = why
-        for kind in ("unix", "tcp"):
+        for kind in ("unix", "reader", "tcp"):
             if kind in self.listeners:
                 self.listeners[kind].close()
 
@@ -233,6 +239,12 @@ class Server:
             sock.close()
             return
         self.add_connection(sock)
+
+    def _accept_reader(self, sock: socket.socket) -> None:
+        if len(self.connections) >= MAX_CONNECTIONS:
+            sock.close()
+            return
+        self.add_connection(sock, Start(read_only=True))
 
     def check_room(self) -> None:
         """Raise InUse or LimitExceeded when no further client can be served."""
@@ -414,7 +426,8 @@ class Server:
             call()
         for listener in self.listeners.values():
             listener.close()
-        for kind, path in (("unix", self.options.unix), ("control", self.options.control)):
+        options = self.options
+        for kind, path in (("unix", options.unix), ("reader", options.reader), ("control", options.control)):
             if path and kind in self.listeners:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)

@@ -190,4 +190,5 @@ def forget_files(context: Context, ids: Iterable[str]) -> None:
     for fisk_id in ids:
         context.home.control(fisk_id).unlink(missing_ok=True)
         context.home.socket(fisk_id).unlink(missing_ok=True)
+        context.home.reader(fisk_id).unlink(missing_ok=True)
         context.home.fence(fisk_id).unlink(missing_ok=True)

@@ -161,7 +161,7 @@ def _connect(core: Core, row: AttachmentRow) -> Attachment:
     uris: list[str] = []
     if driver.needs_worker:
         core.exports.publish(row.id, row.fisk_id, row.read_only)
-        uris = core.exports.uris(row.id, row.fisk_id, str(row.details["export"]), core.network.address)
+        uris = _uris(core, row)
     planned = driver.plan(
         core.engine.get(row.fisk_id),
         uris[0] if uris else None,
@@ -186,6 +186,11 @@ def _connect(core: Core, row: AttachmentRow) -> Attachment:
     if made is None:
         raise NotFound(f"Fisk {row.fisk_id} was deleted while it was being attached")
     return shapes.attachment(made)
+
+
+def _uris(core: Core, row: AttachmentRow) -> list[str]:
+    export, address = str(row.details["export"]), core.network.address
+    return core.exports.uris(row.id, row.fisk_id, export, address, read_only=row.read_only)
 
 
 def store(core: Core, attachment_id: str, details: Mapping[str, Any]) -> None:
@@ -289,7 +294,7 @@ def resume(core: Core, rows: Sequence[AttachmentRow]) -> None:
             repair(core, row)
             continue
         core.exports.publish(row.id, row.fisk_id, row.read_only)
-        uris = core.exports.uris(row.id, row.fisk_id, str(row.details["export"]), core.network.address)
+        uris = _uris(core, row)
         if list(row.details.get("uris", ())) != uris:
             store(core, row.id, {**row.details, "uris": uris})
         repair(core, row)

@@ -88,7 +88,7 @@ def _begun(core: Core, record: Record, name: str) -> Build:
 
 def _build(core: Core, fisk_id: str, name: str) -> Build:
     core.exports.publish(fisk_id, fisk_id, False)
-    uris = core.exports.uris(fisk_id, fisk_id, name, core.network.address)
+    uris = core.exports.uris(fisk_id, fisk_id, name, core.network.address, read_only=False)
     return Build(fisk_id, uris[0], tuple(uris))
 
 
@@ -150,7 +150,7 @@ def _remove(core: Core, entry: Entry) -> None:
     if record := find_record(core.engine, entry.fisk_id):
         core.home.journal(record.map_id).unlink(missing_ok=True)
     sweep.remove_building(core.engine, entry.fisk_id, locks.acquire(core.home.lock(entry.fisk_id)))
-    for path in (core.home.operation, core.home.control, core.home.socket):
+    for path in (core.home.operation, core.home.control, core.home.socket, core.home.reader):
         path(entry.fisk_id).unlink(missing_ok=True)  # nobody had the time to
 
 

@@ -55,10 +55,22 @@ class Exports:
                 path.unlink(missing_ok=True)
 
     def uris(
-        self, attachment_id: str, fisk_id: str, name: str, address: "tuple[str, int, bool] | None"
+        self,
+        attachment_id: str,
+        fisk_id: str,
+        name: str,
+        address: "tuple[str, int, bool] | None",
+        *,
+        read_only: bool,
     ) -> list[str]:
-        """Give the NBD URIs; ``address`` is where the acceptor listens, and whether under TLS."""
-        found = [f"nbd+unix:///{quote(name)}?socket={quote(str(self._home.socket(fisk_id)))}"]
+        """Give the NBD URIs of a worker; ``address`` is where the acceptor listens, and whether under TLS.
+
+        Who shall only read gets a socket where writing is refused, whatever others do with the Fisk.
+        """
+        path = self._home.reader(fisk_id)
+        if not read_only or not path.exists():  # a worker of an earlier version has no such socket
+            path = self._home.socket(fisk_id)
+        found = [f"nbd+unix:///{quote(name)}?socket={quote(str(path))}"]
         if address is not None:
             host, port, tls = address
             shown = f"[{host}]" if ":" in host else host

@@ -160,6 +160,7 @@ class Workers:
         home.mark(record.id).touch(mode=0o600)
         options = ServeOptions(
             unix=str(home.socket(record.id)),
+            reader=str(home.reader(record.id)),
             control=str(home.control(record.id)),
             export=export,
             fence=FenceOptions(str(home.fence(record.id)), epoch) if epoch else None,

@@ -88,7 +88,7 @@ def test_readers_of_a_live_fisk_make_way_for_a_writer(engine, supervisor):
     with connected(reader) as client, pytest.raises(FiskError):
         client.write(0, b"x")
     writer = supervisor.attach("volume")
-    assert writer.uris == reader.uris
+    assert writer.uris != reader.uris
     with connected(writer) as client:
         client.write(0, b"C")
         assert bytes(client.read(0, 7)) == b"Content"
