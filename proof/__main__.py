@@ -18,6 +18,7 @@ from proof.core import PROOFS, Context, Figure, ProofFailed, scratch_directory
 
 MODULES: tuple[str, ...] = (
     "proof.concurrency.run",
+    "proof.soak.run",
 )
 """the modules that file a proof, in the order in which they run"""
 FIGURES = Path(__file__).resolve().parent / "figures.csv"
