@@ -2,13 +2,14 @@
 """The server's side of negotiation without a socket: options no client of ours would send, in any order."""
 
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fisk_core.dataplane import protocol as p
-from fisk_core.dataplane.negotiation import MAX_OPTION, ExportInfo, Negotiation
+from fisk_core.dataplane.negotiation import MAX_OPTION, Agreement, ExportInfo, Negotiation, Presented
 from fisk_core.errors import ProtocolError
 from tests.servers import info_request, queries
 
@@ -189,3 +190,188 @@ def test_very_long_options_are_skipped_in_pieces():
         length = chance.randrange(MAX_OPTION + 1, 5 * MAX_OPTION)
         assert talk.ask(p.OPT_GO, bytes(length))[0][0] == p.REP_ERR_TOO_BIG
     assert talk.ask(p.OPT_LIST)[-1][0] == p.REP_ACK
+
+
+def string(data):
+    return len(data).to_bytes(4, "big") + data
+
+
+def number(value):
+    return value.to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        (string(b"disk") + number(0), p.REP_ACK),
+        (string(b"disk") + number(1) + string(b"a:one"), p.REP_ACK),
+        (string(b"disk") + number(1) + string("é".encode()), p.REP_ACK),
+        (string(b"disk") + number(1) + string(b"a" * 4096), p.REP_ACK),
+        (string(b"disk") + number(1) + string(b"a" * 4097), p.REP_ERR_INVALID),
+        (string(b"disk") + number(1) + string(b"\xff"), p.REP_ERR_INVALID),
+        (string(b"disk") + number(1) + string(b"a:one") + b"x", p.REP_ERR_INVALID),
+        (string(b"disk") + number(2) + string(b"a:one"), p.REP_ERR_INVALID),
+        (string(b"disk") + number(1) + string(b"a:one")[:-1], p.REP_ERR_INVALID),
+        (string(b"disk") + number(0)[:3], p.REP_ERR_INVALID),
+        (string(b"disk"), p.REP_ERR_INVALID),
+        (string(b"disk")[:-1], p.REP_ERR_INVALID),
+        (b"", p.REP_ERR_INVALID),
+        (string(b"d" * 4097) + number(0), p.REP_ERR_INVALID),
+        (string(b"d" * 4096) + number(0), p.REP_ERR_UNKNOWN),
+        (string(b"no") + number(0), p.REP_ERR_UNKNOWN),
+    ],
+)
+@pytest.mark.parametrize("option", [p.OPT_LIST_META_CONTEXT, p.OPT_SET_META_CONTEXT])
+def test_metadata_queries_right_and_wrong(option, data, wanted):
+    talk = Talk()
+    talk.ask(p.OPT_STRUCTURED_REPLY)
+    assert talk.ask(option, data)[-1][0] == wanted
+    assert talk.ask(p.OPT_LIST)[-1][0] == p.REP_ACK
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        (string(b"disk") + b"\0\0", p.REP_ACK),
+        (string(b"") + b"\0\1\0\1", p.REP_ACK),
+        (string(b"disk") + b"\0\1", p.REP_ERR_INVALID),
+        (string(b"disk") + b"\0\0x", p.REP_ERR_INVALID),
+        (string(b"disk") + b"\0", p.REP_ERR_INVALID),
+        (string(b"disk"), p.REP_ERR_INVALID),
+        (b"\0" * 6, p.REP_ACK),
+        (b"\0" * 5, p.REP_ERR_INVALID),
+        (b"", p.REP_ERR_INVALID),
+        (string(b"d" * 4097) + b"\0\0", p.REP_ERR_INVALID),
+        (string(b"d" * 4096) + b"\0\0", p.REP_ERR_UNKNOWN),
+        (string(b"dis") + b"\0\0", p.REP_ERR_UNKNOWN),
+    ],
+)
+def test_requests_for_information_right_and_wrong(data, wanted):
+    talk = Talk()
+    assert talk.ask(p.OPT_INFO, data)[-1][0] == wanted
+    assert talk.agreed is None
+    assert talk.ask(p.OPT_GO, data)[-1][0] == wanted
+    assert (talk.agreed is not None) == (wanted == p.REP_ACK)
+
+
+def test_what_information_is_given():
+    """Each kind asked for once, and the two that always come."""
+    talk = Talk()
+    replies = talk.ask(p.OPT_INFO, info_request("disk", p.INFO_DESCRIPTION, p.INFO_NAME, 99, p.INFO_NAME))
+    sizes = p.INFO_BLOCK_SIZE_DATA.pack(p.INFO_BLOCK_SIZE, 1, 4096, 32 << 20)
+    export = p.INFO_EXPORT_DATA.pack(p.INFO_EXPORT, 12345, p.TFLAG_HAS_FLAGS)
+    texts = [b"\0\2a disk", b"\0\1disk"]
+    assert replies == [*((p.REP_INFO, data) for data in (*texts, sizes, export)), (p.REP_ACK, b"")]
+    talk.ask(p.OPT_STRUCTURED_REPLY)
+    [_, (_, export), _] = talk.ask(p.OPT_GO, info_request(""))
+    assert p.INFO_EXPORT_DATA.unpack(export)[2] == p.TFLAG_HAS_FLAGS | p.TFLAG_SEND_DF
+
+
+def test_the_preferred_block_is_the_exports_where_it_is_larger():
+    class Coarse(Export):
+        block_size = 65536
+
+    said = []
+    steps = Negotiation(Coarse(), said.append, None).run()
+    next(steps)
+    steps.send(p.CLIENT_FLAGS.pack(FLAGS))
+    data = info_request("disk")
+    steps.send(p.OPTION.pack(p.OPTION_MAGIC, p.OPT_INFO, len(data)))
+    steps.send(data)
+    assert p.INFO_BLOCK_SIZE_DATA.pack(p.INFO_BLOCK_SIZE, 1, 65536, 32 << 20) in said[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "data", "kind", "why"),
+    [
+        (p.OPT_LIST, b"x", p.REP_ERR_INVALID, "LIST takes no data"),
+        (p.OPT_STRUCTURED_REPLY, b"x", p.REP_ERR_INVALID, "STRUCTURED_REPLY takes no data"),
+        (p.OPT_STARTTLS, b"x", p.REP_ERR_INVALID, "STARTTLS takes no data"),
+        (p.OPT_STARTTLS, b"", p.REP_ERR_POLICY, "this server has no TLS"),
+        (p.OPT_INFO, b"", p.REP_ERR_INVALID, "malformed request for information"),
+        (p.OPT_GO, info_request("no"), p.REP_ERR_UNKNOWN, "there is no such export"),
+        (p.OPT_SET_META_CONTEXT, queries("disk"), p.REP_ERR_INVALID, "structured replies come first"),
+        (p.OPT_LIST_META_CONTEXT, b"", p.REP_ERR_INVALID, "malformed metadata query"),
+        (p.OPT_LIST_META_CONTEXT, queries("no"), p.REP_ERR_UNKNOWN, "there is no such export"),
+        (p.OPT_EXTENDED_HEADERS, b"", p.REP_ERR_UNSUP, "unknown option"),
+        (77, bytes(MAX_OPTION + 1), p.REP_ERR_TOO_BIG, "option too long"),
+        (77, bytes(MAX_OPTION), p.REP_ERR_UNSUP, "unknown option"),
+    ],
+)
+def test_a_refusal_says_why(option, data, kind, why):
+    assert Talk().ask(option, data) == [(kind, why.encode())]
+
+
+def test_what_ends_the_connection_says_why():
+    """In the log of the server: the client is told nothing."""
+    hidden = Export()
+    hidden.listed = False
+    said = []
+    for data, why in (
+        (p.OPTION.pack(p.OPTION_MAGIC, p.OPT_ABORT, 0), "the client ended the negotiation"),
+        (p.OPTION.pack(1, p.OPT_LIST, 0), "an option without its magic number"),
+        (p.OPTION.pack(p.OPTION_MAGIC, 1, 2) + b"no", "EXPORT_NAME for an export that cannot be had"),
+        (p.OPTION.pack(p.OPTION_MAGIC, 1, MAX_OPTION + 1) + bytes(MAX_OPTION + 1), "EXPORT_NAME for an"),
+    ):
+        talk = Talk()
+        with pytest.raises(ProtocolError, match=f"^{why}"):
+            talk.feed(data)
+    with pytest.raises(ProtocolError, match="unknown client flags 0x4$"):
+        Talk(flags=4)
+    steps = Negotiation(hidden, said.append, None).run()
+    next(steps)
+    steps.send(p.CLIENT_FLAGS.pack(FLAGS))
+    steps.send(p.OPTION.pack(p.OPTION_MAGIC, p.OPT_LIST, 0))
+    assert said[1].endswith(b"exports are not listed here")
+
+
+def test_listing():
+    assert Talk().ask(p.OPT_LIST) == [(p.REP_SERVER, string(b"disk")), (p.REP_ACK, b"")]
+
+
+def test_a_failed_request_for_contexts_leaves_none():
+    talk = Talk()
+    talk.ask(p.OPT_STRUCTURED_REPLY)
+    talk.ask(p.OPT_SET_META_CONTEXT, queries("disk", "a:one"))
+    talk.ask(p.OPT_LIST_META_CONTEXT, queries("no"))
+    assert talk.steps.gi_frame is not None
+    talk.ask(p.OPT_SET_META_CONTEXT, queries("no", "a:one"))
+    talk.ask(p.OPT_GO, info_request("disk"))
+    assert talk.agreed.contexts == []
+
+
+def test_another_process_goes_on_where_one_stopped():
+    """What a hand-over needs to know: what was agreed, and the bytes of an option that is not whole."""
+    said = []
+    negotiation = Negotiation(Export(), said.append, None)
+    assert (negotiation.greeted, negotiation.head) == (False, b"")
+    steps = negotiation.go_on(Agreement(structured=True, no_zeroes=True))
+    assert next(steps) == p.OPTION.size
+    assert (negotiation.greeted, said) == (True, [])
+    head = p.OPTION.pack(p.OPTION_MAGIC, p.OPT_INFO, 10)
+    assert steps.send(head) == 10
+    assert negotiation.head == head
+    assert steps.send(info_request("disk")) == p.OPTION.size
+    assert negotiation.head == b""
+    assert steps.send(p.OPTION.pack(p.OPTION_MAGIC, 99, MAX_OPTION + 7)) == MAX_OPTION
+    assert negotiation.head is None, "too long to be handed over"
+    assert steps.send(bytes(MAX_OPTION)) == 7
+    assert steps.send(bytes(7)) == p.OPTION.size
+    steps.send(p.OPTION.pack(p.OPTION_MAGIC, p.OPT_GO, 10))
+    with pytest.raises(StopIteration) as stop:
+        steps.send(info_request("disk"))
+    assert stop.value.value == Agreement(structured=True, no_zeroes=True)
+
+
+def test_an_export_presented_under_another_name():
+    export = Export()
+    writer, reader = Presented(export, "token", False), Presented(export, "token", True)
+    changes = p.TFLAG_SEND_FUA | p.TFLAG_SEND_TRIM | p.TFLAG_SEND_WRITE_ZEROES | p.TFLAG_SEND_FAST_ZERO
+    export.flags = lambda: p.TFLAG_HAS_FLAGS | p.TFLAG_SEND_CACHE | changes
+    assert writer.flags() == export.flags()
+    assert reader.flags() == p.TFLAG_HAS_FLAGS | p.TFLAG_SEND_CACHE | p.TFLAG_READ_ONLY
+    for each in (writer, reader):
+        assert (each.name, each.size, each.block_size) == ("token", 12345, 512)
+        assert (each.listed, each.description) == (False, "")
+        assert each.contexts("a:") == ["a:one", "a:two"]
+        assert each.context_id("a:two") == 2

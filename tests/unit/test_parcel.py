@@ -119,6 +119,9 @@ def head(**fields):
         ([head(descriptors=1), b"something else"], EOFError, "^$"),
         ([head(descriptors=2), b"descriptors"], EOFError, "^$"),
         ([head(document=[0, 3])], ProtocolError, "cut short"),
+        ([b"{no json"], ProtocolError, "makes no sense: JSONDecodeError"),
+        ([head(document=[0])], ProtocolError, "makes no sense: ValueError"),
+        ([head(document=None)], ProtocolError, "makes no sense: TypeError"),
     ],
 )
 def test_what_is_no_whole_parcel_is_refused(pair, messages, error, why):
