@@ -2,8 +2,9 @@
 """Large writes, written as they arrive instead of being collected first.
 
 Whole blocks go on to the live layer while they are in the processor's cache; from a plain socket the
-kernel moves them (splice(2)) and they are copied once instead of twice.  Only whole blocks are written, so
-a client that goes away in the middle leaves no block torn.
+kernel moves them (splice(2)) and they are copied once instead of twice.  Only whole blocks are written, but
+for the ends of the range, so a client that goes away in the middle leaves no block torn.  And no client makes
+a worker hold more of a write than its inbox, whatever length it announces.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from fisk_core import errors
 from fisk_core.dataplane import protocol as nbd
 from fisk_core.dataplane.connection import INBOX, Connection
-from fisk_core.dataplane.transmission import Request
+from fisk_core.dataplane.transmission import Request, patience
 
 if TYPE_CHECKING:
     from fisk_core.dataplane.server import Server
@@ -45,9 +46,8 @@ class Arrivals:
 
     def begin(self, request: Request, body: int) -> int:
         """Take a write of which part has yet to come; gives where the inbox is to be read on."""
-        conn, disk = request.conn, self._server.disk
-        aligned = not (request.offset | request.length) & (disk.block_size - 1)
-        if request.length < STREAM_AT or not aligned or disk.block_size > INBOX:
+        conn = request.conn
+        if request.length < STREAM_AT or self._server.disk.block_size > INBOX:
             conn.need(nbd.REQUEST.size + request.length)
             return body - nbd.REQUEST.size
         stream = conn.stream = Stream(request, request.offset, request.length)
@@ -67,20 +67,29 @@ class Arrivals:
         return self.go_on(request.conn, stream, body)
 
     def go_on(self, conn: Connection, stream: Stream, position: int) -> int:
-        """Write the whole blocks in the inbox from ``position``; gives where they end."""
+        """Write what is in the inbox from ``position`` up to the end of a block; gives where that is."""
         count = min(stream.left, conn.have - position)
-        if stream.error is None:
-            count -= count % self._server.disk.block_size
+        if stream.error is None and count < stream.left:
+            count = max(0, count - (stream.offset + count) % self._server.disk.block_size)
         try:
             if count and stream.error is None:
-                self._server.disk.write(stream.offset, conn.view[position : position + count])
-        except BlockingIOError:  # part of the range is being punched, so wait for that
-            self._server.deferred.after_discards(conn)
+                self._write(conn, stream, position, count)
+        except BlockingIOError:
             return position
         except errors.FiskError as exc:
             stream.error = exc
         self._advance(conn, stream, count)
         return position + count
+
+    def _write(self, conn: Connection, stream: Stream, position: int, count: int) -> None:
+        """Write part of the inbox; raises BlockingIOError where it is to be looked at again later."""
+        data = conn.view[position : position + count]
+        try:
+            self._server.disk.write(stream.offset, data, patience(stream.request))
+        except BlockingIOError:
+            self._server.deferred.hold(stream.request, stream.offset, count)
+            raise
+        stream.request.tries = 0
 
     def _advance(self, conn: Connection, stream: Stream, count: int) -> None:
         stream.offset, stream.left = stream.offset + count, stream.left - count
@@ -100,6 +109,8 @@ class Arrivals:
         block, disk = self._server.disk.block_size, self._server.disk
         if stream.error or disk.discarding or conn.have >= block or disk.layers.checked is not None:
             return False
+        if stream.offset % block:
+            return False
         if conn.have:
             # The rest of a block that was cut; what follows it can be moved.
             count = conn.receive(min(block, stream.left) - conn.have)
@@ -109,6 +120,8 @@ class Arrivals:
             if conn.stream is None or conn.have:
                 return True
         self._move(conn, stream)
+        if conn.stream is stream and conn.have >= stream.left:
+            conn.consume(self.go_on(conn, stream, 0))  # the range ends within its last block
         return True
 
     def _move(self, conn: Connection, stream: Stream) -> None:
@@ -118,7 +131,7 @@ class Arrivals:
         if not count:
             conn.close()
             return
-        rest = 0 if count == stream.left else count % self._server.disk.block_size
+        rest = count % self._server.disk.block_size
         whole = count - rest
         try:
             if whole:

@@ -186,7 +186,7 @@ class Deferred:
             request.payload = bytes(request.payload)
         request.tries += 1
         held, layers = len(request.payload), self._server.disk.layers
-        plan = [] if self._server.disk.discarding else self._edges(request)
+        plan = [] if self._server.disk.discarding else self._edges(request.offset, request.length)
         request.conn.began(1, held)
         layers.pinned += 1
 
@@ -202,10 +202,26 @@ class Deferred:
         else:
             self._server.loop.submit("read", THREADS, partial(_warm, plan), done)
 
-    def after_discards(self, conn: Connection) -> None:
-        """Look at the inbox of ``conn`` again once the punches of now are done."""
+    def hold(self, request: Request, offset: int, length: int) -> None:
+        """Look at the inbox again when part of a write that is arriving may have got what it waits for.
+
+        Raises what opening a layer raises.
+        """
+        conn, layers = request.conn, self._server.disk.layers
+        punched = bool(self._server.disk.discarding)
+        plan = [] if punched else self._edges(offset, length)
+        request.tries += 1
         conn.began(1, MAX_HELD + 1)  # nothing more is received meanwhile
-        self._server.loop.submit("discard", 1, lambda: None, lambda *_: conn.ended(1, MAX_HELD + 1))
+        layers.pinned += 1
+
+        def done(_: None, error: Exception | None) -> None:
+            layers.pinned -= 1
+            conn.ended(1, MAX_HELD + 1)  # what went wrong, the write will find out too
+
+        if punched:
+            self._server.loop.submit("discard", 1, lambda: None, done)
+        else:
+            self._server.loop.submit("read", THREADS, partial(_warm, plan), done)
 
     def _again(self, request: Request, error: Exception | None) -> None:
         if error is not None:
@@ -213,10 +229,10 @@ class Deferred:
         else:
             self._server.transmission.handle(request)
 
-    def _edges(self, request: Request) -> list[tuple[int, int, int]]:
-        """Give where the first and last block of the request lie; raises what opening a layer raises."""
+    def _edges(self, offset: int, length: int) -> list[tuple[int, int, int]]:
+        """Give where the first and last block of a range lie; raises what opening a layer raises."""
         disk, size = self._server.disk, self._server.disk.block_size
-        edges = {request.offset // size, (request.offset + request.length - 1) // size}
+        edges = {offset // size, (offset + length - 1) // size}
         return [extent for block in sorted(edges) for extent in disk.plan(block * size, size)]
 
 

@@ -31,6 +31,9 @@ MAX_PENDING = 256
 """requests of one connection that may wait for the disk"""
 MAX_HELD = 64 << 20
 """bytes of buffers that requests of one connection waiting for the disk may hold"""
+MAX_KEPT = 256 << 20
+"""bytes that all connections together hold, or have waiting for their clients, before each is kept to one
+request: what a few may do, hundreds may not"""
 HANDSHAKE_SECONDS = 30
 
 
@@ -74,7 +77,7 @@ class Connection:
         """the client said good-bye: nothing more is received"""
         self.plain = True
         self._paused = self._frozen = False
-        self._events = IN
+        self._watched, self._events = True, IN
         self._wanted_end = 0
         self._muted = start.said
         self._negotiation: Negotiation | None = self._begin()
@@ -141,7 +144,12 @@ class Connection:
 
         assert self.server.tls is not None
         assert isinstance(self.sock, socket.socket)
+        # A client that is gone makes the library close the descriptor: the loop must not know it then.
+        self.server.loop.remove(self.fd)
+        self._watched = False
         self.sock, self.plain = TlsSocket(self.sock, self.server.tls), False
+        self.server.loop.add(self.fd, self._events, self.on_event)
+        self._watched = True
 
     def _negotiate(self) -> None:
         position = 0
@@ -311,6 +319,7 @@ class Connection:
             or self.queued > HIGH_WATER
             or self.pending >= MAX_PENDING
             or self.held > MAX_HELD
+            or bool((self.held or self.queued) and self.server.kept > MAX_KEPT)
         )
 
     def watch(self) -> None:
@@ -375,7 +384,8 @@ class Connection:
         if self.closed:
             return
         self.closed = True
-        self.server.loop.remove(self.fd)
+        if self._watched:
+            self.server.loop.remove(self.fd)
         self.sock.close()
         self.outbox.clear()
         self._steps.close()  # both refer to this connection, and nothing here collects cycles

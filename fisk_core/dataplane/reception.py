@@ -169,7 +169,12 @@ class Reception:
 
         assert self._acceptor.tls is not None
         assert isinstance(self._sock, socket.socket)
+        # A client that is gone makes the library close the descriptor: the loop must not know it then.
+        self._loop.remove(self._fd)
+        self._watched = False
         self._sock, self._plain = TlsSocket(self._sock, self._acceptor.tls), False
+        self._loop.add(self._fd, self._events, self._on_event)
+        self._watched = True
 
     # Passing on
 

@@ -292,6 +292,11 @@ class Server:
         for listener in self.listeners.values():
             listener.room()
 
+    @property
+    def kept(self) -> int:
+        """Bytes that requests of all connections hold, or that wait for their clients."""
+        return sum(conn.held + conn.queued for conn in self.connections)
+
     def drop_connections(self) -> None:
         """Close all connections, once what they asked for is answered; clients may come back."""
         for conn in list(self.connections):

@@ -407,12 +407,8 @@ class Transmission:
             request.conn.send_own(memoryview(part))
 
     def _write(self, request: Request) -> None:
-        self.disk.write(request.offset, request.payload, self._patience(request))
+        self.disk.write(request.offset, request.payload, patience(request))
         self.done(request)
-
-    def _patience(self, request: Request) -> int:
-        """Flags for reading the rest of a block that is written in part: after some tries it may wait."""
-        return os.RWF_NOWAIT if request.tries < 3 else 0
 
     def _trim(self, request: Request) -> None:
         self.disk.trim(request.offset, request.length)
@@ -426,7 +422,7 @@ class Transmission:
             and not self.disk.pool.capabilities.preallocate
         ):
             raise errors.Unsupported("zeros are not faster than data here")
-        self.disk.write_zeroes(request.offset, request.length, allocate, self._patience(request))
+        self.disk.write_zeroes(request.offset, request.length, allocate, patience(request))
         self.done(request)
 
     def _flush(self, request: Request) -> None:
@@ -481,6 +477,11 @@ class Transmission:
         conn.send(view[:used])
         self.metrics.batch(received, count, total, 0, 0)
         return rest
+
+
+def patience(request: Request) -> int:
+    """Flags for reading the rest of a block that is written in part: after some tries it may wait."""
+    return os.RWF_NOWAIT if request.tries < 3 else 0
 
 
 def _refused(_view: memoryview, _offset: int, _length: int) -> bool:

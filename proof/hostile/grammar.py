@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class World:
-    """What the attacked server is like: ``size`` of its disk, names worth trying, and the ``export``'s own."""
+    """What is attacked: the ``size`` of the disk, names worth trying, and the name of the ``export``."""
 
     size: int
     names: Sequence[bytes]

@@ -101,7 +101,9 @@ class Session:
 
 def mutate(seeds: Sequence[bytes], chance: random.Random) -> bytes:
     """Give an input made from one or two seeds, or from nothing."""
-    data = bytearray(chance.choice(seeds) if chance.random() < 0.7 else chance.randbytes(chance.randrange(60)))
+    data = bytearray(
+        chance.choice(seeds) if chance.random() < 0.7 else chance.randbytes(chance.randrange(60))
+    )
     if chance.random() < 0.3:
         other = chance.choice(seeds)
         cut = chance.randrange(len(data) + 1)

@@ -191,7 +191,7 @@ class Judge:
             self._check_error(request)
         owed = [each for each in self.verdict.requests if each.whole and each.error is None]
         if not self._ended_badly:
-            require(not owed, f"no reply to {owed[:1]}")
+            require(not owed, f"no reply to {owed[:1]}" if owed else "")
 
     _ended_badly = False
 
@@ -278,7 +278,8 @@ class Judge:
 
     def _check_error(self, request: Asked) -> None:
         wanted = self._expected(request)
-        require(request.error == wanted, f"error {request.error} instead of {wanted} for {request}")
+        if request.error != wanted:
+            raise Broken(f"error {request.error} instead of {wanted} for {request}")
 
     def _expected(self, request: Asked) -> int:
         """Give the error a request must be answered with, 0 for none."""

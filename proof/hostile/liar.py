@@ -25,8 +25,8 @@ _BLOCKS = ((1, 4096, 32 << 20), (512, 4096, 65536), (0, 0, 0), (3, 4096, 4096), 
 _KINDS = (p.REP_ACK, p.REP_INFO, p.REP_SERVER, p.REP_META_CONTEXT, p.REP_ERR_UNSUP, p.REP_ERR_UNKNOWN,
           p.REP_ERR_TLS_REQD, 0, 77, 0xFFFFFFFF)  # fmt: skip
 _LENGTHS = (0, 1, 8, 9, 12, 520, 4104, 65544, 16 << 20, (16 << 20) + 4, 0x7FFFFFFF, 0xFFFFFFFF)
-_CHUNKS = (p.CHUNK_OFFSET_DATA, p.CHUNK_OFFSET_HOLE, p.CHUNK_BLOCK_STATUS, p.CHUNK_ERROR, p.CHUNK_ERROR_OFFSET,
-           p.CHUNK_NONE, 3, 0x8003, 0xFFFF)  # fmt: skip
+_CHUNKS = (p.CHUNK_OFFSET_DATA, p.CHUNK_OFFSET_HOLE, p.CHUNK_BLOCK_STATUS, p.CHUNK_ERROR,
+           p.CHUNK_ERROR_OFFSET, p.CHUNK_NONE, 3, 0x8003, 0xFFFF)  # fmt: skip
 _TEXTS = (b"", b"no", b"\x1b[2J\x1b]0;owned\x07", b"\xff" * 400, "\u202eabc".encode(), b"a\nb: c\r\n" * 100)
 T = TypeVar("T")
 

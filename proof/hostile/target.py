@@ -36,7 +36,7 @@ TOKEN = "a-token-that-was-given-out"
 
 @dataclass
 class Scene:
-    """An engine with the attacked Fisk (layers above one another), a frozen one below it, and the sentinel."""
+    """An engine with the attacked Fisk (layers above one another), frozen ones, and the sentinel."""
 
     engine: Engine
     world: World

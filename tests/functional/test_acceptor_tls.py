@@ -3,13 +3,20 @@
 
 import os
 import select
+import socket
+import ssl
 import subprocess
+from contextlib import suppress
+from functools import partial
 
 import pytest
 
 from fisk_core.dataplane import protocol as p
+from fisk_core.dataplane.acceptor import Acceptor, AcceptorOptions
 from fisk_core.dataplane.client import NbdClient
 from fisk_core.dataplane.client_tls import Tls
+from fisk_core.dataplane.listener import listen_tcp
+from fisk_core.dataplane.loop import Loop
 from fisk_core.dataplane.spec import TlsOptions
 from fisk_core.dataplane.zygote import Zygote
 from tests.acceptors import TOKEN, Accepted, wait_for
@@ -55,6 +62,39 @@ def test_nothing_is_said_in_the_clear(secured):
             assert raw.option(option, info_request(TOKEN))[-1][0] == p.REP_ERR_TLS_REQD
         raw.put_option(p.OPT_EXPORT_NAME, TOKEN.encode())
         assert raw.at_end()
+
+
+class Gone:
+    """What the library does with a client that is gone, but left bytes behind: else a race."""
+
+    def wrap_socket(self, sock, **_):
+        sock.close()
+        raise ssl.SSLError("Closed before TLS handshake with data in recv buffer.")
+
+
+def test_a_client_that_is_gone_when_tls_begins(tmp_path):
+    """Its descriptor was closed without the loop being asked; the next one, of that number, is served."""
+    loop = Loop()
+    options = AcceptorOptions(("127.0.0.1", 0), str(tmp_path), str(tmp_path / "ctl"))
+    accepting = Acceptor(loop, options, Gone())
+    accepting.listen("tcp", listen_tcp("127.0.0.1", 0))
+    try:
+        for _ in range(3):
+            with socket.create_connection(accepting.address, 20) as sock:
+                head = p.OPTION.pack(p.OPTION_MAGIC, p.OPT_STARTTLS, 0)
+                sock.sendall(p.CLIENT_FLAGS.pack(3) + head)
+                said = b""
+                while len(said) < p.HELLO.size + p.OPTION_REPLY.size:
+                    loop.later(0.01, partial(setattr, loop, "stopping", True))
+                    loop.run()
+                    loop.stopping = False
+                    sock.setblocking(False)
+                    with suppress(BlockingIOError):
+                        said += sock.recv(100)
+            assert p.OPTION_REPLY.unpack(said[p.HELLO.size :])[1:3] == (p.OPT_STARTTLS, p.REP_ACK)
+    finally:
+        accepting.close()
+        loop.close()
 
 
 def test_tls_is_relayed(secured, certificates):

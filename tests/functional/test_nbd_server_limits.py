@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many clients, slow clients, clients that want too much: memory stays bounded and the others go on."""
 
+import contextlib
 import os
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +78,32 @@ def test_reads_of_holes_and_scattered_data_that_are_never_taken(tmp_path, length
         assert served.resident() - before < BOUND
 
 
+def test_many_clients_that_take_no_answers_share_what_one_may_hold():
+    """On a file system that cannot tell what is cached: answers are fetched before they can be sent."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name, contextlib.ExitStack() as stack:
+        served = stack.enter_context(Served(make_spec(make_pool(Path(name) / "pool"), SIZE), Path(name)))
+        with served.raw() as raw:
+            raw.write(0, b"x" * 512)
+        before = served.resident()
+        for _ in range(16):
+            raw = stack.enter_context(served.raw())
+            heads = (p.REQUEST.pack(p.REQUEST_MAGIC, 0, p.CMD_READ, at, 0, 2 * MIB) for at in range(50))
+            raw.sock.sendall(b"".join(heads))
+        assert quick(served)
+        assert served.resident() - before < 400 * MIB
+
+
+def test_an_announced_write_takes_no_memory(served):
+    before = served.resident()
+    with contextlib.ExitStack() as stack:
+        for number in range(30):
+            raw = stack.enter_context(served.raw())
+            raw.send(p.CMD_WRITE, 1, 32 * MIB - number, payload=bytes(100))
+            raw.sock.sendall(bytes(200_000))
+        assert quick(served)
+        assert served.resident() - before < 60 * MIB
+
+
 @pytest.mark.parametrize("kind", [p.CMD_FLUSH, p.CMD_WRITE_ZEROES, p.CMD_BLOCK_STATUS])
 def test_answers_without_data_that_are_never_taken(served, kind):
     with served.raw(structured=True, contexts=(p.CONTEXT_ALLOCATION,)) as raw:
@@ -88,11 +117,11 @@ def test_a_client_that_sends_its_data_slowly(served):
     with served.raw() as slow:
         for kind in range(8):
             length = (kind + 1) * 100_000 + 4096
-            slow.send(p.CMD_WRITE, 0, length, payload=b"s" * 5000)
+            slow.send(p.CMD_WRITE, 32 * MIB, length, payload=b"s" * 5000)
             assert quick(served)
             slow.sock.sendall(b"s" * (length - 5000))
             assert slow.reply().error == 0
-            assert slow.get(0, length) == b"s" * length
+            assert slow.get(32 * MIB, length) == b"s" * length
 
 
 def test_memory_returns_after_the_largest_requests(served):
