@@ -14,6 +14,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from fisk_core import files
 from fisk_core.errors import InvalidValue, from_oserror
 
 DEFAULT_POOL = "default"
@@ -255,7 +256,7 @@ class Settings:
 
 def load(home: Home) -> Settings:
     """Read ``fisk.conf`` if there is one; raises InvalidValue when it cannot be understood."""
-    if not home.config_file.exists():
+    if not files.exists(home.config_file):
         return Settings()
     return Settings(**_parse(home.config_file))
 

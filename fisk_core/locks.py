@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from fisk_core import files
 from fisk_core.errors import InUse, from_oserror
 
 _FIRST_PAUSE = 0.0005
@@ -34,8 +35,10 @@ class Lock:
 
     def remove(self) -> None:
         """Unlink the file and let go: what it guarded is gone."""
-        self.path.unlink(missing_ok=True)
-        self.release()
+        try:
+            files.remove(self.path)
+        finally:
+            self.release()
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +65,7 @@ def acquire(path: Path, *, shared: bool = False, timeout: float = 0.0) -> Lock:
 
 def is_held(path: Path) -> bool:
     """Whether somebody holds the lock, shared or not; creates nothing."""
-    if not path.exists():
+    if not files.exists(path):
         return False
     try:
         acquire(path).release()
@@ -85,7 +88,12 @@ def _try_lock(path: Path, kind: int) -> int | None:
             if isinstance(exc, BlockingIOError):
                 return None
             raise from_oserror(exc, f"lock {path}") from exc
-        if _is_named(fd, path):
+        try:
+            named = _is_named(fd, path)
+        except OSError as exc:
+            os.close(fd)
+            raise from_oserror(exc, f"lock {path}") from exc
+        if named:
             return fd
         os.close(fd)
 

@@ -34,7 +34,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from fisk_core.errors import Corrupt, from_oserror
+from fisk_core import files
+from fisk_core.errors import Corrupt, NotFound, from_oserror
 
 LOG = logging.getLogger(__name__)
 
@@ -88,7 +89,8 @@ class Journal:
             fresh.rename(path)
         except OSError as exc:
             os.close(self._fd)
-            fresh.unlink(missing_ok=True)
+            with suppress(OSError):  # the next one is made in its place
+                fresh.unlink(missing_ok=True)
             raise from_oserror(exc, f"make the journal {path}") from exc
         self._words = memoryview(self._memory).cast("Q")
 
@@ -146,7 +148,7 @@ class Journal:
         self._memory.close()
         os.close(self._fd)
         if remove:
-            self.path.unlink(missing_ok=True)
+            files.remove(self.path)
 
 
 def read(path: Path, map_id: str, epoch: int) -> Iterator[Change]:
@@ -155,7 +157,7 @@ def read(path: Path, map_id: str, epoch: int) -> Iterator[Change]:
     Raises Corrupt, before anything is given, for a damaged one.
     """
     try:
-        with path.open("rb") as file:
+        with files.named("read", path), path.open("rb") as file:
             head = file.read(_HEADER_BYTES)
             if not any(head):  # never written: the host went down
                 return
@@ -163,7 +165,7 @@ def read(path: Path, map_id: str, epoch: int) -> Iterator[Change]:
                 return
             start, end = _bounds(head, path)
             ring = file.read(16 * min(end, CAPACITY))
-    except FileNotFoundError:
+    except NotFound:
         return
     if len(ring) < 16 * min(end, CAPACITY):
         raise Corrupt(f"journal {path} is cut short")

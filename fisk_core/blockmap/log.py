@@ -21,6 +21,7 @@ import threading
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from struct import Struct
@@ -28,7 +29,7 @@ from struct import Struct
 from fisk_core._numpy import np
 from fisk_core.blockmap import ends, sums
 from fisk_core.blockmap.source import SEGMENT_PAGES, Geometry, Page, Segment, Source, to_page
-from fisk_core.errors import Corrupt, Unsupported
+from fisk_core.errors import Corrupt, FiskError, PoolError, Unsupported
 from fisk_core.pools.base import Device, Kind, Pool
 
 SECTOR = 512
@@ -332,20 +333,28 @@ class LogWriter:
         self._pool, self._map_id = pool, map_id
         known = ends.read(pool, map_id)
         self._device = pool.open_device(Kind.LOG, map_id, writable=True)
-        contents = self._read(known)
-        self._first, self._known = contents.first, known
-        self.header = contents.header
-        self._sequence, self._end = contents.sequence, contents.sectors * SECTOR
-        if contents.torn and untouched:
+        try:
+            contents = read(self._device, map_id)
+            known.require(contents.end, f"log {map_id}")
+            self._first, self._known = contents.first, known
+            self.header = contents.header
+            self._sequence, self._end = contents.sequence, contents.sectors * SECTOR
+            if contents.torn and untouched:
+                raise Corrupt(
+                    f"log {map_id} has a torn tail, where another process was to have made it whole"
+                )
+            if contents.torn:
+                self._drop_tail()
+        except BaseException:
             self._device.close()
-            raise Corrupt(f"log {map_id} has a torn tail, where another process was to have made it whole")
-        if contents.torn:
-            self._drop_tail()
+            raise
         self._compact_at = max(COMPACT_AT, 2 * self._end)
         self._width = self.header.geometry.blocks_per_page + 7 >> 3
         self._reserved = self._end
         self._lock = threading.Lock()  # reserve() against the moment a compacted log replaces the old one
         self._appending = threading.Lock()
+        self._unsynced = False
+        """a batch was written and not made durable"""
         self.unclosed = contents.open_pages
         """pages that are open, as far as the log says"""
         self._reopened: set[int] = set()
@@ -353,15 +362,6 @@ class LogWriter:
         """(first block, blocks) of what the period owned in open pages when it was opened"""
         self.known = set(contents.records) if self.header.sums else set()
         """pages that the period had changed when it was opened, where that has to be known"""
-
-    def _read(self, known: ends.End) -> Contents:
-        try:
-            contents = read(self._device, self._map_id)
-            known.require(contents.end, f"log {self._map_id}")
-        except BaseException:
-            self._device.close()
-            raise
-        return contents
 
     def _drop_tail(self) -> None:
         """Cut what a crash left of an unfinished batch, durably: the next batch must not mix with it."""
@@ -408,12 +408,25 @@ class LogWriter:
     def _append(self, payload: bytes) -> None:
         if not payload:
             return
+        if self._unsynced:
+            raise PoolError(f"log {self._map_id} could not be made durable before, and is not written again")
         framed = frame(BATCH.pack(len(payload)) + payload, self._end // SECTOR, self._sequence + 1)
         if not self._sequence:
             self._first = FRAME.unpack_from(framed)[0]
         start = self._claim(len(framed))
-        self._device.pwritev([framed], start)
-        self._device.flush()
+        try:
+            self._device.pwritev([framed], start)
+            self._unsynced = True
+            self._device.flush()
+            self._unsynced = False
+        except FiskError:
+            # Nobody knows whether it is on the medium, and nobody may be told so by the page cache: the next
+            # writer would put its batch behind one that a power loss takes away.
+            with suppress(FiskError):
+                self._device.truncate(start)
+            with self._lock:
+                self._end = self._reserved = start
+            raise
         self._sequence += 1
         if self._end > self._compact_at:
             self._compact()
@@ -445,8 +458,10 @@ class LogWriter:
 
     def close(self) -> None:
         """Close the log, giving back the space reserved ahead, and note where it ends."""
-        self._device.truncate(self._end)
-        self._device.close()
+        try:
+            self._device.truncate(self._end)
+        finally:
+            self._device.close()
         end = ends.End(self._sequence, self._first)
         if self._sequence and end != self._known:
             ends.write(self._pool, self._map_id, end)

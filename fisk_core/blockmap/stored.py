@@ -5,14 +5,14 @@ A map is a blob, or the log of a period over its base map.  Reading follows base
 nothing here needs the catalog.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fisk_core._numpy import np
 from fisk_core.blockmap import blob, journal, listed, log, sums
 from fisk_core.blockmap.pagemap import BlockMap, flatten
 from fisk_core.blockmap.source import SEGMENT_PAGES, Empty, Geometry, Segment, Source, Truncated, to_page
-from fisk_core.errors import NotFound
+from fisk_core.errors import FiskError, NotFound
 from fisk_core.pools.base import Kind, Pool
 
 if TYPE_CHECKING:
@@ -97,10 +97,14 @@ def heal(pool: Pool, writer: log.LogWriter) -> None:
     writer.append((), writer.unclosed.copy())
 
 
-def replay(pool: Pool, map_id: str, size: int, changes: Iterable[journal.Change]) -> int:
+def replay(
+    pool: Pool, map_id: str, size: int, changes: Iterable[journal.Change], forget: Callable[[], None]
+) -> int:
     """Put changes nobody flushed into a period's log, data first, all durable; gives how many blocks.
 
-    The caller knows that nobody writes the period.  May be done again.
+    The caller knows that nobody writes the period.  May be done again, unless the data could not be made
+    durable: the kernel may have dropped it then, and would say next time that all is well.  So ``forget`` is
+    called, for the journal to go, as after any flush that failed.
     """
     block_map = load_live_map(pool, map_id, size)
     try:
@@ -112,7 +116,11 @@ def replay(pool: Pool, map_id: str, size: int, changes: Iterable[journal.Change]
             live_runs += [(first, count)] * live
             blocks += count
         with pool.open_device(Kind.LAYER, map_id, writable=True) as layer:
-            layer.flush()
+            try:
+                layer.flush()
+            except FiskError:
+                forget()
+                raise
         if sums.wanted(pool) and pool.exists(Kind.SUMS, map_id):
             sums.take(pool, map_id, live_runs)  # the writer may have died between data and sum
         writer = log.LogWriter(pool, map_id)

@@ -9,6 +9,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from fisk_core.files import free_bytes
+
 SIZE = 1 << 20
 _LEFT = SIZE
 """bytes that must be left beside it: the last ones are for what was to be done when the disk was full"""
@@ -22,9 +24,9 @@ class Reserve:
 
     def keep(self) -> None:
         """Have the space from now on, if there is any."""
-        if self._path.exists() or self._room() < SIZE + _LEFT:
-            return
-        with suppress(OSError):  # a full or read-only medium: there is nothing to keep
+        with suppress(OSError):  # a full, read-only or failing medium: there is nothing to keep
+            if self._path.exists() or free_bytes(self._path.parent)[1] < SIZE + _LEFT:
+                return
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 os.posix_fallocate(fd, 0, SIZE)
@@ -33,10 +35,6 @@ class Reserve:
                 raise
             finally:
                 os.close(fd)
-
-    def _room(self) -> int:
-        found = os.statvfs(self._path.parent)
-        return found.f_bavail * found.f_frsize
 
     def release(self) -> bool:
         """Give the space to whoever needs it now; False when there was none."""

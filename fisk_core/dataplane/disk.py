@@ -21,10 +21,11 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
-from fisk_core import _linux, errors
+from fisk_core import _linux, errors, files
 from fisk_core.blockmap import BlockMap, Geometry, LogWriter, empty_map, load_live_map, load_map, replay
 from fisk_core.blockmap.journal import Journal, salvage
 from fisk_core.blockmap.log import Changes, encode_changes
@@ -80,9 +81,11 @@ class Period:
 
     def end(self, *, durable: bool) -> None:
         """Close log and journal, which goes when everything in it is ``durable``."""
-        self.log.close()
-        if self.journal:
-            self.journal.close(remove=durable)
+        try:
+            self.log.close()
+        finally:
+            if self.journal:
+                self.journal.close(remove=durable)
 
     def commit(self, changes: Changes, rested: Iterable[int] = ()) -> None:
         """Make all data written so far durable, then the map changes that speak of it; closes ``rested``."""
@@ -163,7 +166,13 @@ class Disk:
             self._prepare()
 
     def _add(self, period: Period) -> None:
-        self.layers.add(period.live, period.layer, period.sums)
+        try:
+            self.layers.add(period.live, period.layer, period.sums)
+        except BaseException:
+            period.log.abandon()
+            if period.journal:
+                period.journal.close(remove=True)
+            raise
         self.period = period
 
     def _prepare(self) -> None:
@@ -416,12 +425,12 @@ class Disk:
 
     # Durability
 
-    def begin_flush(self) -> Flush | None:
+    def begin_flush(self, *, last: bool = False) -> Flush | None:
         """Give a flush of everything written until now, None when there is nothing to do."""
         period = self.writable()
         if not self.written and not self.map.dirty and not (period.sums and period.sums.restless):
             return None
-        return self._take(period)
+        return self._take(period, last=last)
 
     def _take(self, period: Period, *, last: bool = False) -> Flush:
         changes = self.map.take_changes()
@@ -451,7 +460,10 @@ class Disk:
 
     def flush(self) -> None:
         """Make everything written so far durable; on failure the disk turns read-only and raises."""
-        flush = self.begin_flush()
+        self._flush(last=False)
+
+    def _flush(self, *, last: bool) -> None:
+        flush = self.begin_flush(last=last)
         if flush is None:
             return
         try:
@@ -466,13 +478,23 @@ class Disk:
 
         The flush it gives seals the old period: run it before any flush of the new one.
         """
-        old = self.writable()
+        old, spec = self.writable(), replace(spec, epoch=self.spec.epoch)
         new = Period.open(self.pool, spec.map_id, len(self.map.layers), self.map.geometry, self.size)
+        # Whatever can fail comes before the changes are taken: the old period goes on with them then.
+        try:
+            new.begin_journal(spec)
+        except BaseException:
+            new.log.abandon()
+            new.layer.close()
+            if new.sums is not None:
+                new.sums.close()
+            raise
+        self._add(new)
         seal = self._take(old, last=True)
         self.map.begin_period(spec.map_id)
-        self.spec = replace(spec, epoch=self.spec.epoch)
-        self._add(new)
-        self._prepare()
+        self.spec = spec
+        with contextlib.suppress(errors.FiskError):  # each change asks again, and is refused then
+            self.record(1)
         return seal
 
     def resize(self, size: int) -> None:
@@ -493,21 +515,23 @@ class Disk:
             if period.journal:
                 period.journal.close(remove=False)
         self.layers.close()
+        self.map.close()
 
     def close(self) -> None:
         """Flush and close; raises when the flush fails, and closes all the same."""
-        period, self.period = self.period, None
         durable = False
         try:
-            restless = period is not None and period.sums is not None and period.sums.restless
-            if period and not self.failed and (self.written or self.map.dirty or restless):
-                self._take(period, last=True).run()
+            if self.period and not self.failed:
+                self._flush(last=True)
             durable = not self.failed
         finally:
-            if period:
-                period.end(durable=durable)
-            self.layers.close()
-            self.map.close()
+            period, self.period = self.period, None
+            try:
+                if period:
+                    period.end(durable=durable)
+            finally:
+                self.layers.close()
+                self.map.close()
 
     def __enter__(self) -> Self:
         return self
@@ -519,8 +543,9 @@ class Disk:
 def replay_journal(pool: Pool, spec: DiskSpec) -> int:
     """Bring into the log what a killed writer of the same epoch noted; gives how many blocks."""
     assert spec.journal is not None
-    changes = salvage(Path(spec.journal), spec.map_id, spec.epoch)
-    return replay(pool, spec.map_id, spec.size, changes) if changes else 0
+    path = Path(spec.journal)
+    changes = salvage(path, spec.map_id, spec.epoch)
+    return replay(pool, spec.map_id, spec.size, changes, partial(files.remove, path)) if changes else 0
 
 
 def _load(pool: Pool, spec: DiskSpec) -> BlockMap:

@@ -7,6 +7,7 @@ asking, because an entry changes only here, on the thread that owns the disk.
 
 import os
 import resource
+from contextlib import suppress
 
 from fisk_core.blockmap import Geometry, sums
 from fisk_core.dataplane.verify import Checked, open_checked
@@ -58,12 +59,18 @@ class Layers:
 
     def add(self, alias: int, device: Device, checked: Checked | None = None) -> int:
         """Take over an open layer as ``alias`` (the next one, or one not opened yet), and its checksums."""
-        fd = direct(device)
+        try:
+            fd = direct(device)
+        except BaseException:
+            device.close()
+            if checked is not None:
+                checked.close()
+            raise
         if self.checked is not None and checked is not None:
             self.checked[fd] = checked
         # Usually a miss reads what was asked for, not a window around it; streams are noticed and read
         # ahead here.
-        os.posix_fadvise(fd, 0, 0, self._advice)
+        self._advise(fd)
         if alias == len(self.fds):
             self.fds.append(fd)
         self.fds[alias] = fd
@@ -74,8 +81,12 @@ class Layers:
         """Say how the layers will be read, those opened later too (posix_fadvise)."""
         if advice != self._advice:
             self._advice = advice
-            for fd in map(direct, self._devices.values()):
-                os.posix_fadvise(fd, 0, 0, advice)
+            for alias in self._devices:
+                self._advise(self.fds[alias])
+
+    def _advise(self, fd: int) -> None:
+        with suppress(OSError):  # only advice
+            os.posix_fadvise(fd, 0, 0, self._advice)
 
     def _close_oldest(self, count: int) -> None:
         """Close layers opened longest ago, except the newest alias, which is the live one."""
@@ -89,8 +100,8 @@ class Layers:
             self.checked.pop(fd).close()
 
     def close(self) -> None:
-        for device in self._devices.values():
-            self._let_go(direct(device))
+        for alias, device in self._devices.items():
+            self._let_go(self.fds[alias])
             device.close()
         self._devices.clear()
         self.fds[:] = [UNOPENED] * len(self.fds)

@@ -22,7 +22,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from fisk_core import locks
+from fisk_core import files, locks
 from fisk_core.blockmap import Geometry, LogHeader, create_log
 from fisk_core.catalog import Record, leases, maps
 from fisk_core.dataplane.spec import DiskSpec
@@ -86,11 +86,11 @@ def exclude(context: Context, record: Record, *, force: bool) -> locks.Lock:
     case another reader comes, then.
     """
     if force:
-        context.home.direct(record.id).unlink(missing_ok=True)
+        files.remove(context.home.direct(record.id))
     try:
         lock = locks.acquire(context.home.lock(record.id))
     except InUse:
-        if not force and not context.home.mark(record.id).exists():
+        if not force and not files.exists(context.home.mark(record.id)):
             whose = _whose(context, record)
             raise InUse(f"Fisk '{record.name}' is in use{whose}; stop what uses it, or force") from None
     else:
@@ -119,7 +119,12 @@ def take(context: Context, record: Record, *, shared: bool, timeout: float = 0.0
 
 def _unless_direct(context: Context, record: Record, lock: locks.Lock) -> locks.Lock:
     """Give the lock back where the Fisk's file was handed out: whoever has it writes without any lock."""
-    if context.home.direct(record.id).exists():
+    try:
+        direct = files.exists(context.home.direct(record.id))
+    except BaseException:
+        lock.release()
+        raise
+    if direct:
         lock.release()
         raise InUse(f"Fisk '{record.name}' is attached as 'direct' and its keeper is away; attach it again")
     return lock
@@ -188,7 +193,6 @@ def spec_of(
 def forget_files(context: Context, ids: Iterable[str]) -> None:
     """Remove the sockets of Fisks that are gone."""
     for fisk_id in ids:
-        context.home.control(fisk_id).unlink(missing_ok=True)
-        context.home.socket(fisk_id).unlink(missing_ok=True)
-        context.home.reader(fisk_id).unlink(missing_ok=True)
-        context.home.fence(fisk_id).unlink(missing_ok=True)
+        home = context.home
+        for path in (home.control, home.socket, home.reader, home.fence):
+            files.remove(path(fisk_id))

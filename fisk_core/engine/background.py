@@ -72,9 +72,10 @@ class Background:
                 self._work()
             except FiskError as exc:
                 LOG.warning("work left for later failed and will be tried again: %s", exc)
-            with self._changed:
-                self._done = taken
-                self._changed.notify_all()
+            finally:  # whatever ends this thread, nobody waits for it in vain
+                with self._changed:
+                    self._done = taken
+                    self._changed.notify_all()
 
     def _wait_for_quiet(self) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS

@@ -7,6 +7,7 @@ files go after it is committed; what a crash leaves of them has no row and is sw
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from fisk_core import locks
 from fisk_core.catalog import Record, attachments, fisks, maps
@@ -67,6 +68,7 @@ def _clean_up(
 ) -> None:
     garbage.fisks += [(record.pool, record.id) for record in records]
     sweep.remove(context, garbage)
-    access.forget_files(context, [record.id for record in records])
+    for record in records:
+        sweep.tidy(partial(access.forget_files, context, [record.id]))
     for lock in held:
-        lock.remove()
+        sweep.tidy(lock.remove)

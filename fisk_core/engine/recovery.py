@@ -8,8 +8,9 @@ situations, and why nothing flushed is lost in either, are in the notes on crash
 """
 
 import logging
+from functools import partial
 
-from fisk_core import locks
+from fisk_core import files, locks
 from fisk_core.blockmap import journal, replay, seal
 from fisk_core.catalog import Record, leases, maps
 from fisk_core.engine import replacing
@@ -37,7 +38,7 @@ def finish(context: Context, record: Record) -> Record:
 def _replay_journals(context: Context, record: Record) -> None:
     """Replay what nobody flushed, unless a worker lives that is about to."""
     candidates = (record.base_id if record.base_sealed is False else None, record.map_id, record.next_map)
-    found = [each for each in candidates if each and context.home.journal(each).exists()]
+    found = [each for each in candidates if each and files.exists(context.home.journal(each))]
     if not found:
         return
     try:
@@ -59,9 +60,9 @@ def _replay(context: Context, record: Record, row: maps.MapRow, epoch: int) -> N
     changes = journal.salvage(path, row.id, epoch)
     if changes:
         size = sizes.get(row.id, row.base_size)
-        blocks = replay(context.open_pool(row.pool), row.id, size, changes)
+        blocks = replay(context.open_pool(row.pool), row.id, size, changes, partial(files.remove, path))
         LOG.info("Fisk %s: %d blocks that a killed worker had not flushed are safe now", record.name, blocks)
-    path.unlink(missing_ok=True)  # after the log is durable: it may be replayed again until then
+    files.remove(path)  # after the log is durable: it may be replayed again until then
 
 
 def _let_go_of_base(context: Context, record: Record) -> None:

@@ -8,21 +8,14 @@ import errno
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
-from fisk_core.errors import InvalidValue, from_oserror
+from fisk_core.errors import InvalidValue
+from fisk_core.files import named as named
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
-
-
-@contextmanager
-def named(doing: str, path: str) -> Iterator[None]:
-    """Turn an OSError into the typed error that says what was being done to which file."""
-    try:
-        yield
-    except OSError as exc:
-        raise from_oserror(exc, f"{doing} {path}") from exc
 
 
 def is_temporary(name: str) -> bool:
@@ -67,9 +60,11 @@ def temporary(directory: str) -> Iterator[tuple[int, str]]:
                 yield fd, path
                 return
         finally:
-            with suppress(FileNotFoundError):  # renamed by its maker, or swept
-                os.unlink(path)
-            os.close(fd)
+            try:
+                with suppress(FileNotFoundError):  # renamed by its maker, or swept
+                    os.unlink(path)
+            finally:
+                os.close(fd)
 
 
 def sweep(directory: str) -> int:
@@ -164,16 +159,24 @@ def largest(path: str, limit: int) -> int:
 
 def make_root(path: str) -> None:
     """Make the pool's directory and those missing above it, each durable in the one above."""
-    if os.path.isdir(path):
+    if _is_directory(path):
         return
     parent = os.path.dirname(path)
     make_root(parent)
     try:
         os.mkdir(path, 0o700)
     except FileExistsError as exc:
-        if not os.path.isdir(path):
+        if not _is_directory(path):
             raise InvalidValue(f"{path} is not a directory") from exc
     sync_directory(parent)
+
+
+def _is_directory(path: str) -> bool:
+    """Say whether it is one; False when there is nothing, or something else, but not when nobody can tell."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def directories(path: str) -> Iterator[str]:

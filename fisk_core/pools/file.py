@@ -22,6 +22,7 @@ from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from fisk_core import files
 from fisk_core.pools import _files, _filesystem
 from fisk_core.pools._header import Header, create_header, read_header
 from fisk_core.pools._options import FileOptions
@@ -214,8 +215,7 @@ class FilePool(Pool):
 
     def space(self) -> Space:
         with _files.named("stat", self._root):
-            found = os.statvfs(self._root)
-        return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+            return Space(*files.free_bytes(self._root))
 
     @contextmanager
     def staging_file(self) -> "Iterator[Path]":

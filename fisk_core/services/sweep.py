@@ -7,11 +7,12 @@ the catalog.  Files with a row are never touched, whatever they hold.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from fisk_core import locks
+from fisk_core import files, locks
 from fisk_core.blockmap import ends, listed, sums
 from fisk_core.catalog import fisks, maps, schema
 from fisk_core.catalog import pools as pool_rows
@@ -51,12 +52,21 @@ def remove(context: "Context", garbage: Garbage) -> None:
         (garbage.maps, _remove_map),
     ):
         for pool, name in names:
-            try:
-                remove_one(context.open_pool(pool), name)
-            except FiskError as exc:
-                LOG.warning("something that is no longer needed stays until the next sweep: %s", exc)
+            tidy(partial(_remove_from, context, remove_one, pool, name))
     for _, name in (*garbage.logs, *garbage.maps):
-        context.home.journal(name).unlink(missing_ok=True)
+        tidy(partial(files.remove, context.home.journal(name)))
+
+
+def tidy(remove_it: Callable[[], object]) -> None:
+    """Remove something of what is gone already; what cannot be removed is left to be swept."""
+    try:
+        remove_it()
+    except FiskError as exc:
+        LOG.warning("something that is no longer needed stays until the next sweep: %s", exc)
+
+
+def _remove_from(context: "Context", remove_one: Callable[[Pool, str], None], pool: str, name: str) -> None:
+    remove_one(context.open_pool(pool), name)
 
 
 def _remove_layer(pool: Pool, layer: str) -> None:
@@ -99,7 +109,7 @@ def _sweep_building(context: "Context", fisk_id: str, name: str) -> bool:
     try:
         # Whoever finishes a build, or starts its worker again, has this one while nobody has the other.
         with locks.acquire(context.home.operation(fisk_id)) as operation:
-            operation.path.unlink(missing_ok=True)
+            files.remove(operation.path)
             lock = locks.acquire(context.home.lock(fisk_id))
             LOG.info("removing what an unfinished import of %s left", name)
             remove_building(context, fisk_id, lock)
@@ -219,14 +229,16 @@ def sweep_locks(context: "Context") -> int:
     with context.catalog.read() as conn:
         ids = {record.id for record in fisks.records(conn)}
     gone = 0
-    for path in sorted(context.home.lock_path.glob("*.lock")) + sorted(context.home.lock_path.glob("*.op")):
+    directory = context.home.lock_path
+    for path in files.matching(directory, "*.lock") + files.matching(directory, "*.op"):
         if not fisks.is_id(path.stem) or path.stem in ids:
             continue
         try:
             locks.acquire(path).remove()
         except InUse:
             continue
-        context.home.fence(path.stem).unlink(missing_ok=True)
+        for other in (context.home.fence, context.home.control, context.home.socket, context.home.reader):
+            files.remove(other(path.stem))
         gone += 1
     return gone
 
@@ -238,7 +250,7 @@ def sweep_journals(context: "Context") -> int:
     """
     with context.catalog.read() as conn:
         unsealed = {row.id for row in maps.select_maps(conn, schema.maps.c.sealed.is_(False))}
-    gone = [path for path in context.home.run.glob("*.journal") if path.stem not in unsealed]
+    gone = [path for path in files.matching(context.home.run, "*.journal") if path.stem not in unsealed]
     for path in gone:
-        path.unlink(missing_ok=True)
+        files.remove(path)
     return len(gone)

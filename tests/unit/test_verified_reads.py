@@ -188,7 +188,7 @@ def test_replayed_changes_get_the_sums_of_what_is_there(pool):
     disk.write(0, b"a" * 2 * BLOCK)
     crash(disk)
     damage(pool, spec.map_id, 1)  # the data of an overwrite whose sum was not recorded yet
-    assert replay(pool, spec.map_id, SIZE, [Change(0, 2, True), Change(4, 1, False)]) == 3
+    assert replay(pool, spec.map_id, SIZE, [Change(0, 2, True), Change(4, 1, False)], list) == 3
     with Disk.open(pool, frozen(spec)) as reader:
         assert reader.read(0, BLOCK) == b"a" * BLOCK
         assert reader.read(BLOCK, BLOCK) != b"a" * BLOCK
