@@ -3,25 +3,38 @@
 
 import os
 import signal
+import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fisk_core.access import AccessPath
+from fisk_core.access import AccessPath, Details, nbd_devices
 from fisk_core.access.block import Block
 from fisk_core.access.file import File
 from fisk_core.access.loops import devices_of
 from fisk_core.access.mounts import is_mounted
-from fisk_core.dataplane.client import NbdClient
+from fisk_core.dataplane import protocol as p
+from fisk_core.dataplane.client import NbdClient, hand_over
 from fisk_core.engine import Engine
-from fisk_core.errors import InUse, InvalidValue, PoolError
+from fisk_core.errors import InUse, InvalidValue, MissingTool, NotFound, PoolError, Unsupported
+from fisk_core.model import Fisk
 from tests.engines import MIB, serving
 
 SIZE = 64 * MIB
+
+
+class LoopBlock(Block):
+    """A loop device, also where the kernel has an NBD client (for that: ``proof.kernelnbd``)."""
+
+    def plan(
+        self, fisk: Fisk, uri: str | None, directory: Path, *, read_only: bool, options: Mapping[str, Any]
+    ) -> Details:
+        wanted = {"backend": "loop", **options}
+        return super().plan(fisk, uri, directory, read_only=read_only, options=wanted)
 
 
 def usable(path: AccessPath) -> None:
@@ -102,13 +115,13 @@ def test_file_system_in_the_file(engine: Engine) -> None:
 
 
 def test_connecting_twice_is_connecting_once(engine: Engine) -> None:
-    with attached(engine, Block(engine)) as (device, details, _):
-        assert Block(engine).connect(details) == str(device)
+    with attached(engine, LoopBlock(engine)) as (device, details, _):
+        assert LoopBlock(engine).connect(details) == str(device)
         assert devices_of(Path(details["directory"]) / "disk.raw") == [device]
 
 
 def test_disconnecting_what_was_never_made(engine: Engine) -> None:
-    for path in (File(engine), Block(engine)):
+    for path in (File(engine), LoopBlock(engine)):
         usable(path)
         fisk = engine.create(path.name, SIZE)
         details = path.plan(
@@ -120,27 +133,27 @@ def test_disconnecting_what_was_never_made(engine: Engine) -> None:
 
 @pytest.mark.parametrize("fstype", ["ext4", "xfs"])
 def test_file_system_on_the_device(engine: Engine, tmp_path: Path, fstype: str) -> None:
-    with attached(engine, Block(engine), size=320 * MIB) as (device, details, client):
+    with attached(engine, LoopBlock(engine), size=320 * MIB) as (device, details, client):
         run(f"mkfs.{fstype}", "-q", device)
         run("mount", device, tmp_path)
         try:
             (tmp_path / "kept").write_bytes(b"kept on a Fisk" * 1000)
             with pytest.raises(InUse, match="is in use"):
-                Block(engine).disconnect(details)
+                LoopBlock(engine).disconnect(details)
             assert (tmp_path / "kept").read_bytes() == b"kept on a Fisk" * 1000
         finally:
             run("umount", tmp_path)
         run(*{"ext4": ("fsck.ext4", "-f", "-n"), "xfs": ("xfs_repair", "-n")}[fstype], device)
-        assert Block(engine).alive(details)
+        assert LoopBlock(engine).alive(details)
         with device.open("rb") as opened:
             assert opened.read(8 * MIB) == client.read(0, 8 * MIB)
 
 
 def test_a_device_that_is_open_is_refused_and_stays(engine: Engine) -> None:
-    with attached(engine, Block(engine)) as (device, details, _):
+    with attached(engine, LoopBlock(engine)) as (device, details, _):
         with device.open("rb"), pytest.raises(InUse, match="is in use"):
-            Block(engine).disconnect(details)
-        assert Block(engine).alive(details)  # closing it did not remove it
+            LoopBlock(engine).disconnect(details)
+        assert LoopBlock(engine).alive(details)  # closing it did not remove it
 
 
 def test_a_file_that_is_open_is_refused_and_stays(engine: Engine) -> None:
@@ -151,7 +164,7 @@ def test_a_file_that_is_open_is_refused_and_stays(engine: Engine) -> None:
 
 
 def test_discards_reach_the_fisk(engine: Engine) -> None:
-    with attached(engine, Block(engine)) as (device, _, client):
+    with attached(engine, LoopBlock(engine)) as (device, _, client):
         client.write(0, b"x" * 8 * MIB)
         run("blkdiscard", "--length", 8 * MIB, device)
         assert client.read(0, 8 * MIB) == bytes(8 * MIB)
@@ -159,10 +172,10 @@ def test_discards_reach_the_fisk(engine: Engine) -> None:
 
 
 def test_size_follows(engine: Engine) -> None:
-    with attached(engine, Block(engine)) as (device, details, client):
+    with attached(engine, LoopBlock(engine)) as (device, details, client):
         engine.resize("disk", 2 * SIZE)
         for _ in range(2):
-            Block(engine).resized(details, 2 * SIZE)
+            LoopBlock(engine).resized(details, 2 * SIZE)
         assert int(run("blockdev", "--getsize64", device)) == 2 * SIZE
         with device.open("r+b") as opened:
             opened.seek(2 * SIZE - 4096)
@@ -175,25 +188,25 @@ def test_size_follows(engine: Engine) -> None:
 
 
 def test_sectors_of_4096(engine: Engine) -> None:
-    with attached(engine, Block(engine), sector_size=4096) as (device, _, _client):
+    with attached(engine, LoopBlock(engine), sector_size=4096) as (device, _, _client):
         assert run("blockdev", "--getss", device).strip() == "4096"
 
 
 def test_a_server_that_was_killed_is_replaced(engine: Engine) -> None:
-    with attached(engine, Block(engine)) as (_, details, client):
+    with attached(engine, LoopBlock(engine)) as (_, details, client):
         client.write(0, b"still here")
         kill_server(details)
-        assert not Block(engine).alive(details)
-        device = Path(Block(engine).connect(details) or "")
-        assert Block(engine).alive(details)
+        assert not LoopBlock(engine).alive(details)
+        device = Path(LoopBlock(engine).connect(details) or "")
+        assert LoopBlock(engine).alive(details)
         with device.open("rb") as opened:
             assert opened.read(10) == b"still here"
 
 
 def test_what_a_killed_server_left_is_removed(engine: Engine) -> None:
-    with attached(engine, Block(engine)) as (_, details, _client):
+    with attached(engine, LoopBlock(engine)) as (_, details, _client):
         kill_server(details)
-        Block(engine).disconnect(details)  # and ``attached`` looks whether anything is left
+        LoopBlock(engine).disconnect(details)  # and ``attached`` looks whether anything is left
 
 
 def test_a_restarted_worker_is_found_again(engine: Engine) -> None:
@@ -213,7 +226,7 @@ def test_a_restarted_worker_is_found_again(engine: Engine) -> None:
 
 
 def test_read_only(engine: Engine) -> None:
-    path = Block(engine)
+    path = LoopBlock(engine)
     usable(path)
     fisk = engine.create("disk", SIZE)
     with serving(engine, "disk") as (worker, client):
@@ -229,7 +242,7 @@ def test_read_only(engine: Engine) -> None:
 
 
 def test_a_home_behind_a_symbolic_link(engine: Engine, tmp_path: Path) -> None:
-    path = Block(engine)
+    path = LoopBlock(engine)
     usable(path)
     fisk = engine.create("disk", SIZE)
     (tmp_path / "link").symlink_to(engine.home.run)
@@ -243,10 +256,10 @@ def test_a_home_behind_a_symbolic_link(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_unknown_options_are_refused(engine: Engine) -> None:
-    path = Block(engine)
+    path = LoopBlock(engine)
     usable(path)
     fisk = engine.create("disk", SIZE)
-    for options in ({"sector_size": 1000}, {"colour": "red"}):
+    for options in ({"sector_size": 1000}, {"colour": "red"}, {"backend": "tape"}):
         with pytest.raises(InvalidValue):
             path.plan(fisk, "nbd+unix:///x?socket=/x", Path("/x"), read_only=False, options=options)
 
@@ -275,7 +288,68 @@ def test_what_a_killed_worker_acknowledged_is_there(engine: Engine) -> None:
 
 def test_many_small_writes_at_once(engine: Engine) -> None:
     """What overlaps in time must not be mixed up: file systems of small blocks notice."""
-    with attached(engine, Block(engine)) as (device, _, _client):
+    with attached(engine, LoopBlock(engine)) as (device, _, _client):
         for _ in range(3):
             run("mkfs.ext4", "-q", "-b", "1024", device)
             run("fsck.ext4", "-f", "-n", device)
+
+
+def planned(engine: Engine, **options: Any) -> dict[str, Any]:
+    fisk = engine.create("disk", SIZE)
+    uri = "nbd+unix:///x?socket=/x"
+    return Block(engine).plan(fisk, uri, Path("/x"), read_only=False, options=options)
+
+
+def lack(monkeypatch: pytest.MonkeyPatch, sentence: str | None) -> None:
+    """Have the host lack what the kernel's NBD client takes, or (None) nothing of it."""
+    monkeypatch.setattr(nbd_devices, "lacking", lambda: sentence)
+
+
+def test_the_kernels_client_is_taken_where_it_is(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    lack(monkeypatch, None)
+    assert planned(engine)["backend"] == "nbd"
+
+
+def test_a_loop_device_where_it_is_not(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    usable(Block(engine))
+    lack(monkeypatch, "no module nbd")
+    assert planned(engine)["backend"] == "loop"
+
+
+def test_a_backend_that_cannot_be_had(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    lack(monkeypatch, "no module nbd")
+    with pytest.raises(MissingTool, match="'block' with backend 'nbd': no module nbd"):
+        planned(engine, backend="nbd")
+
+
+def test_options_may_be_text(engine: Engine) -> None:
+    """As they come from the command line."""
+    usable(LoopBlock(engine))
+    assert planned(engine, backend="loop", sector_size="4096")["sector_size"] == 4096
+
+
+def test_a_device_of_before_there_was_a_choice(engine: Engine) -> None:
+    with attached(engine, LoopBlock(engine)) as (_, details, _client):
+        del details["backend"]
+        assert Block(engine).alive(details)
+
+
+def test_a_connection_for_somebody_else(engine: Engine) -> None:
+    """Who speaks only the simplest form of the protocol, as the kernel does."""
+    engine.create("disk", SIZE)
+    with serving(engine, "disk") as (worker, client):
+        client.write(0, b"content")
+        sock, info = hand_over(worker.uri)
+        assert (info.size, info.structured) == (SIZE, False)
+        with sock:
+            sock.settimeout(10)
+            sock.sendall(p.REQUEST.pack(p.REQUEST_MAGIC, 0, p.CMD_READ, 7, 0, 7))
+            answer = sock.recv(p.SIMPLE_REPLY.size + 7, socket.MSG_WAITALL)
+        assert answer == p.SIMPLE_REPLY.pack(p.SIMPLE_REPLY_MAGIC, 0, 7) + b"content"
+
+
+def test_connections_that_cannot_be_handed_over(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        hand_over(f"nbd+unix:///x?socket={tmp_path}/nobody")
+    with pytest.raises(Unsupported, match="TLS"):
+        hand_over(f"nbds+unix:///x?socket={tmp_path}/nobody")
