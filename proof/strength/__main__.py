@@ -29,6 +29,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("groups", nargs="*", choices=[*names, []], metavar="GROUP", help=", ".join(names))
     parser.add_argument("--survivors", action="store_true", help="show what each surviving mutant changes")
     parser.add_argument("--again", action="store_true", help="try only those that survived the last time")
+    parser.add_argument("--half", action="store_true", help="try every other mutant")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args(words)
 
@@ -43,7 +44,7 @@ def main() -> int:
         directory, started = ROOT / ".work" / "strength" / group.name.replace(" ", "-"), time.monotonic()
         try:
             with scratch_directory() as scratch:
-                score = run(group, directory, chosen.processes, scratch, again=chosen.again)
+                score = run(group, directory, chosen.processes, scratch, again=chosen.again, half=chosen.half)
         except subprocess.CalledProcessError:
             console.print((directory / "log").read_text()[-4000:], markup=False, highlight=False)
             console.print(f"the tests of {group.name} do not pass as they are", style="bold red")

@@ -11,6 +11,8 @@ class Group:
     name: str
     modules: tuple[str, ...]
     tests: tuple[str, ...]
+    slow: tuple[str, ...] = ()
+    """tests that say nothing the others do not, and take long: not run for each mutant"""
 
     @property
     def sources(self) -> list[str]:
@@ -47,6 +49,7 @@ GROUPS = (
         "collector",
         ("services/collector", "services/marking"),
         ("unit/test_collector", "unit/test_collector_steps"),
+        tuple(f"unit/test_collector.py::test_random_lineages[{seed}]" for seed in (0, 1, 2, 3, 5, 6, 7, 9)),
     ),
     Group(
         "NBD codec",

@@ -119,11 +119,11 @@ def test_a_reader_may_only_read(served, door):
 def test_what_a_worker_is_told(served, door, monkeypatch):
     """Another version may be there: the request is a format of its own."""
     told = []
-    monkeypatch.setattr(reception, "Passing", lambda *arguments: told.append(arguments[1:4]))
+    monkeypatch.setattr(reception, "Passing", lambda *arguments: told.append(arguments[1:]))
     with door.raw(structured=True) as raw:
         raw.put_option(p.OPT_GO, info_request(TOKEN, p.INFO_NAME))
         wait_for(lambda: told)
-    [(path, request, fd)] = told
+    [(path, request, fd, done)] = told
     received = base64.b64decode(request.pop("received"))
     wanted = (
         p.CLIENT_FLAGS.pack(FLAGS) + option(p.OPT_STRUCTURED_REPLY) + option(p.OPT_GO, info_request(TOKEN, 1))
@@ -132,8 +132,11 @@ def test_what_a_worker_is_told(served, door, monkeypatch):
     assert request == {"op": "connection", "name": TOKEN, "read_only": False, "said": 18 + 20}
     socket.socket(fileno=fd).close()
     [client] = door.acceptor._receptions
+    passed = door.acceptor.passed
     door.acceptor.loop.from_thread(client.close)
     wait_for(lambda: not door.acceptor._receptions)
+    door.acceptor.loop.from_thread(lambda: done(None))  # who ended meanwhile ends no second time
+    wait_for(lambda: door.acceptor.passed == passed + 1)
 
 
 def test_so_many_options_and_no_more(door):
