@@ -17,7 +17,9 @@ from rich.table import Table
 from proof.core import PROOFS, Context, Figure, ProofFailed, scratch_directory
 
 MODULES: tuple[str, ...] = (
+    "proof.power.run",
     "proof.concurrency.run",
+    "proof.filesystems.run",
     "proof.soak.run",
 )
 """the modules that file a proof, in the order in which they run"""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real file systems, and a guest, on Fisks whose workers are killed."""
