@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fisk_core import files
-from fisk_core.errors import Corrupt, NotFound, from_oserror
+from fisk_core.errors import Corrupt, NoSpace, NotFound, from_oserror
 
 LOG = logging.getLogger(__name__)
 
@@ -66,7 +66,13 @@ class Change(NamedTuple):
 
 
 class Journal:
-    """The journal of one period being written; made anew by each writer, when nothing is left to replay."""
+    """The journal of one period being written; made anew by each writer, when nothing is left to replay.
+
+    No writer begins without its space.  Going on without a journal would acknowledge writes that are lost
+    when the writer is killed, and clients that reconnect would not know.  But a full file system must not
+    stop a disk that was in use: a writer that comes in another's place (killed, or replaced) takes over its
+    file where there is no space for a new one.
+    """
 
     def __init__(self, path: Path, map_id: str, epoch: int) -> None:
         """Make the file, in place of one there may be; raises PoolError or NoSpace."""
@@ -75,24 +81,58 @@ class Journal:
         self.limit = 0
         """``end`` from which on :meth:`make_room` is to be called before anything is noted"""
         self._allocated = 0
-        fresh = path.with_suffix(".new")
+        head = _HEADER.pack(_MAGIC, map_id.encode(), _boot().encode(), epoch)
+        head += _CRC.pack(zlib.crc32(head))
         try:
-            self._fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            self._make(head)
         except OSError as exc:
-            raise from_oserror(exc, f"make the journal {path}") from exc
+            error = from_oserror(exc, f"make the journal {path}")
+            if not isinstance(error, NoSpace):
+                raise error from exc
+            if not self._take_over(head):
+                need = (_HEADER_BYTES + 16 * _STEP) >> 10
+                raise NoSpace(
+                    f"no space for the journal {path}: who writes a Fisk needs {need} KiB on that file system"
+                ) from exc
+
+    def _make(self, head: bytes) -> None:
+        fresh = self.path.with_suffix(".new")
+        self._fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(self._fd, _SIZE)
             self._allocate()
-            head = _HEADER.pack(_MAGIC, map_id.encode(), _boot().encode(), epoch)
-            os.pwrite(self._fd, head + _CRC.pack(zlib.crc32(head)), 0)
-            self._memory = mmap.mmap(self._fd, _SIZE)
-            fresh.rename(path)
-        except OSError as exc:
+            os.pwrite(self._fd, head, 0)
+            self._map()
+            fresh.rename(self.path)
+        except OSError:
             os.close(self._fd)
             with suppress(OSError):  # the next one is made in its place
                 fresh.unlink(missing_ok=True)
-            raise from_oserror(exc, f"make the journal {path}") from exc
+            raise
+
+    def _map(self) -> None:
+        self._memory = mmap.mmap(self._fd, _SIZE)
         self._words = memoryview(self._memory).cast("Q")
+
+    def _take_over(self, head: bytes) -> bool:
+        """Use the file of the writer before, if it has its space; False when it has not.
+
+        It is emptied before it is ours: killed in between, it is an empty one of that writer.
+        """
+        try:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        found = os.fstat(self._fd)
+        if found.st_size != _SIZE or found.st_blocks * 512 < _HEADER_BYTES + 16 * _STEP:
+            os.close(self._fd)
+            return False
+        self._map()
+        self._allocated = _STEP
+        self._words[_END] = 0
+        self.forget(0)
+        os.pwrite(self._fd, head, 0)
+        return True
 
     def _allocate(self) -> None:
         """Get the space of more changes: a store into a mapped hole of a full disk is a signal, no error."""

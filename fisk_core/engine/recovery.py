@@ -54,7 +54,7 @@ def _replay_journals(context: Context, record: Record) -> None:
 
 
 def _replay(context: Context, record: Record, row: maps.MapRow, epoch: int) -> None:
-    """Bring one journal into its log, and remove it."""
+    """Bring one journal into its log; it has nothing more to say then."""
     path = context.home.journal(row.id)
     sizes = {record.map_id: record.size, record.base_id: record.base_size}
     changes = journal.salvage(path, row.id, epoch)
@@ -62,7 +62,10 @@ def _replay(context: Context, record: Record, row: maps.MapRow, epoch: int) -> N
         size = sizes.get(row.id, row.base_size)
         blocks = replay(context.open_pool(row.pool), row.id, size, changes, partial(files.remove, path))
         LOG.info("Fisk %s: %d blocks that a killed worker had not flushed are safe now", record.name, blocks)
-    files.remove(path)  # after the log is durable: it may be replayed again until then
+    if row.id == record.base_id or not files.exists(context.home.mark(record.id)):
+        files.remove(path)  # after the log is durable: it may be replayed again until then
+    # Else the worker is started again at once, and takes the file over where there is no space for another.
+    # Until then it may be replayed again, which changes nothing.
 
 
 def _let_go_of_base(context: Context, record: Record) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fisk_core.blockmap import journal
 from fisk_core.blockmap.journal import CAPACITY, Journal, read
-from fisk_core.errors import Corrupt, NotFound
+from fisk_core.errors import Corrupt, NoSpace, NotFound
 
 MAP = str(uuid.uuid4())
 
@@ -124,6 +124,37 @@ def test_a_closed_journal_stays_or_goes(tmp_path):
 def test_no_place_for_it(tmp_path):
     with pytest.raises(NotFound, match="make the journal"):
         Journal(tmp_path / "none" / "journal", MAP, 1)
+
+
+def no_space(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_no_space_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "posix_fallocate", no_space)
+    with pytest.raises(NoSpace, match="260 KiB"):
+        Journal(tmp_path / "journal", MAP, 1)
+    (tmp_path / "journal").write_bytes(b"of no use")
+    with pytest.raises(NoSpace, match="260 KiB"):
+        Journal(tmp_path / "journal", MAP, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["journal"]
+
+
+def test_without_space_the_file_of_the_writer_before_is_taken_over(made, monkeypatch):
+    fill(made, 100)
+    made.close(remove=False)
+    inode = made.path.stat().st_ino
+    monkeypatch.setattr(os, "posix_fallocate", no_space)
+    after = Journal(made.path, MAP, 8)
+    assert made.path.stat().st_ino == inode
+    assert content(after) == content(after, epoch=8) == []
+    after.note(9, 1, True)
+    assert content(after, epoch=8) == [(9, 1, True)]
+    assert content(after, epoch=7) == []
+    assert fill(after, CAPACITY) > 1 << 13
+    assert after.full
+    after.close(remove=True)
+    assert not made.path.exists()
 
 
 def fill(made, wanted):
