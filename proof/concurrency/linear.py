@@ -132,7 +132,7 @@ def check(history: History, cells: int) -> tuple[Clusters, list[str]]:
     problems += _inside(spans, points.cell, points.value, points.last, points.first)
     zeros = history.where((history.value == 0) & (history.kind != MAYBE))
     problems += _inside(spans, zeros.cell, zeros.value, zeros.invoked, zeros.returned)
-    problems += _zeros_without_reason(history)
+    problems += _zeros_without_reason(history, found)
     torn = history.where(history.value < 0)
     problems += [f"cell {cell}: a read gave what is no stamp" for cell in torn.cell]
     return found, problems
@@ -160,11 +160,16 @@ def _inside(spans: Clusters, cell: Ints, value: Ints, start: Ints, end: Ints) ->
     ]
 
 
-def _zeros_without_reason(history: History) -> list[str]:
+def _zeros_without_reason(history: History, found: Clusters) -> list[str]:
+    """A value that was seen was there, also when the reply to its write came late or never."""
     reads = history.where((history.value == 0) & (history.kind == READ))
     if not len(reads):
         return []
-    latest = overwritten_at(history.where(history.kind == WRITE), reads.cell, reads.invoked)
+    ones = np.ones(len(found.cell), np.int64)
+    none = history.flushes[:0]
+    seen = History(found.cell, found.value, found.written, found.first, ones * WRITE, ones, none)
+    zeroed = history.where((history.value == 0) & (history.kind == WRITE))
+    latest = overwritten_at(History.joined([seen, zeroed]), reads.cell, reads.invoked)
     lasted = zero_until(history, reads.cell, reads.returned)
     return [
         f"cell {reads.cell[at]}: zeros between {reads.invoked[at]} and {reads.returned[at]}, but a change "
