@@ -16,7 +16,7 @@ from fisk_core.jobs import paths
 from fisk_core.jobs.task import Task
 from fisk_core.model import Fisk, Role
 from fisk_core.services import formats, sweep
-from fisk_core.services.importer import BYTES, FORMAT, IMAGE, ORIGINAL
+from fisk_core.services.importer import BYTES, IMAGE, ORIGINAL, links_of
 
 
 def run(task: Task) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _complete(task: Task, image: Fisk) -> None:
     original = image.attributes.get(ORIGINAL)
     if original is None or not task.arguments.get("keep_original"):
         return
-    links = {IMAGE: image.id, FORMAT: formats.RAW}
+    links = links_of(image.id, formats.RAW, image.attributes)
     if BYTES in image.attributes:
         links[BYTES] = image.attributes[BYTES]
     name = f"{image.name}.original"

@@ -47,6 +47,8 @@ IMAGE = "fisk:image"
 """Attribute of such a Fisk: the id of the image made from it."""
 FORMAT = "fisk:format"
 """Attribute of such a Fisk: the format of these bytes."""
+CLASS = "class"
+"""Attribute of both: by what the image is for, a pool is chosen for the two of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +223,18 @@ def _finish_raw(engine: "Verbs", order: Order, building: "Building", length: int
         size=_padded(length), frozen=order.frozen, attributes={**labels, ORIGINAL: original}
     )
     try:
-        links = {IMAGE: image.id, FORMAT: formats.RAW, **_exact(length)}
+        links = {**links_of(image.id, formats.RAW, order.attributes), **_exact(length)}
         engine.snapshot(image.id, order.original, role=Role.ORIGINAL, attributes=links, id=original)
     except BaseException:
         engine.delete(image.id)
         raise
     return image
+
+
+def links_of(image: str, driver: str, attributes: Mapping[str, str]) -> dict[str, str]:
+    """Give the attributes of the original of an image: what it belongs to, and the class the image has."""
+    own_class = {CLASS: attributes[CLASS]} if CLASS in attributes else {}
+    return {IMAGE: image, FORMAT: driver, **own_class}
 
 
 # Other formats
@@ -262,7 +270,7 @@ def _with_original(
     meter: Meter,
 ) -> Fisk:
     """Store the image file too, and show both."""
-    links = {IMAGE: image.fisk_id, FORMAT: driver, **_exact(length)}
+    links = {**links_of(image.fisk_id, driver, order.attributes), **_exact(length)}
     with engine.begin_build(
         order.original, size=_padded(length), pool=order.pool, role=Role.ORIGINAL, attributes=links
     ) as original:

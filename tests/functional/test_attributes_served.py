@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class and limits as attributes: what is refused, where a Fisk goes, what its worker hears of changes."""
 
+import subprocess
+
 import pytest
 
 from fisk_core.dataplane import control
@@ -62,6 +64,21 @@ def test_a_fisk_goes_to_the_pool_for_its_class(engine, home, tmp_path):
     image = tmp_path / "image"
     image.write_bytes(b"x" * 4096)
     assert engine.import_image(image, "f", attributes={"class": "scratch"}).pool == "loose"
+
+
+@pytest.mark.parametrize("driver", ["raw", "qcow2"])
+def test_the_original_of_an_image_goes_where_the_image_goes(engine, tmp_path, driver):
+    engine.create_pool("loose", options={"classes": "scratch"})
+    subprocess.run(["qemu-img", "create", "-q", "-f", driver, tmp_path / "image", "1M"], check=True)
+    labels = {"class": "scratch"}
+    image = engine.import_image(tmp_path / "image", "image", keep_original=True, attributes=labels)
+    original = engine.get("image.original")
+    assert image.pool == original.pool == "loose"
+    assert original.attributes["class"] == "scratch"
+    assert original.attributes["fisk:image"] == image.id
+    engine.import_image(tmp_path / "image", "plain", keep_original=True)
+    assert engine.get("plain.original").pool == engine.get("plain").pool == engine.settings.default_pool
+    assert "class" not in engine.get("plain.original").attributes
 
 
 def test_asked_for_again_it_is_the_same_wherever_it_would_go_now(engine):
