@@ -77,7 +77,7 @@ def receive(sock: socket.socket, size: int, most: int = MAX_PASSED) -> tuple[byt
 
     Descriptors this process has no room for are lost: whoever counts on them finds too few.
     """
-    # Not socket.recv_fds, which leaves its flags out of the call: what arrived would be inherited by programs.
+    # Not socket.recv_fds, which leaves its flags out of the call: programs would inherit what arrived.
     fds = array.array("i")
     data, rights, _, _ = sock.recvmsg(size, socket.CMSG_LEN(most * fds.itemsize), socket.MSG_CMSG_CLOEXEC)
     for level, kind, content in rights:

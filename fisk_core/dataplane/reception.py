@@ -96,7 +96,7 @@ class Reception:
         self._sock: socket.socket | TlsSocket = sock
         self._fd = sock.fileno()
         self._inbox, self._out = bytearray(), bytearray()
-        self._plain = self._watched = True
+        self._watched = True
         self.closed = False
         self._inquiry = Inquiry(acceptor.exports, self._say, self._start_tls if acceptor.tls else None)
         self._steps = self._inquiry.run()
@@ -163,7 +163,7 @@ class Reception:
             self._loop.change(self._fd, events)
 
     def _start_tls(self) -> None:
-        if self._inbox or self._out or not self._plain:
+        if self._inbox or self._out:
             raise ProtocolError("data behind STARTTLS")
         from fisk_core.dataplane.tls import TlsSocket
 
@@ -172,7 +172,7 @@ class Reception:
         # A client that is gone makes the library close the descriptor: the loop must not know it then.
         self._loop.remove(self._fd)
         self._watched = False
-        self._sock, self._plain = TlsSocket(self._sock, self._acceptor.tls), False
+        self._sock = TlsSocket(self._sock, self._acceptor.tls)
         self._loop.add(self._fd, self._events, self._on_event)
         self._watched = True
 

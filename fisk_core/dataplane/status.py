@@ -117,7 +117,6 @@ def _depth(disk: Disk, offset: int, length: int) -> Iterator[tuple[int, int]]:
 def _changes(disk: Disk, other: BlockMap, offset: int, length: int) -> Iterator[tuple[int, int]]:
     """0 the same, CHANGED, or CHANGED | NOW_ZERO, compared with the other map."""
     same = translation(other, disk.map)
-    end = offset + length
     for start, count, owner in disk.map.extents(offset, length):
         inside = max(0, min(start + count, other.size) - start)
         flags = CHANGED if owner else CHANGED | NOW_ZERO
@@ -126,7 +125,6 @@ def _changes(disk: Disk, other: BlockMap, offset: int, length: int) -> Iterator[
                 yield part, 0 if same[before] == owner else flags
         if count > inside:
             yield count - inside, flags if owner else 0
-    assert end <= disk.size
 
 
 __all__ = ["CHANGED", "NOW_ZERO", "Export", "describe"]

@@ -31,7 +31,7 @@ from fisk_core.catalog.maps import MapRow
 from fisk_core.dataplane import control
 from fisk_core.pools.base import Device, Kind, Pool
 from fisk_core.reports import CollectReport as CollectReport
-from fisk_core.services.marking import Marks, blocks_per_segment, has_data, mark, runs
+from fisk_core.services.marking import Marks, blocks_per_segment, mark, runs
 from fisk_core.services.meter import Meter, Progress
 
 if TYPE_CHECKING:
@@ -161,8 +161,7 @@ def _sweep(sources: list[BlockMap], devices: dict[str, Device], report: CollectR
     before = {layer: device.allocated() for layer, device in devices.items()}
     live = dict.fromkeys(devices, 0)
     for index in range(-(-longest // step)):
-        wanted = [each for each in sources if has_data(each, index)]
-        marks = mark(wanted or sources, list(devices), index)
+        marks = mark(sources, list(devices), index)
         for (layer, device), selected in zip(devices.items(), marks, strict=True):
             live[layer] += int(selected.sum()) * geometry.block_size
             if not report.dry_run:

@@ -139,7 +139,7 @@ def test_only_plain_files_are_read_directly(pool, ids):
         assert direct(empty) == fd
         for routes in ([(fd, 512, 1)], [(fd, 0, 1), (fd, 1, 1)], []):
             empty.route = routed(*routes)
-            with pytest.raises(Unsupported, match="^this pool does not give layers as plain files$"):
+            with pytest.raises(Unsupported, match=r"^this pool does not give layers as plain files$"):
                 direct(empty)
         empty.truncate(700)
         empty.route = routed((fd, 0, 700))

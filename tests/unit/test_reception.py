@@ -2,6 +2,7 @@
 """Clients at the front door: what they say there, and what the worker hears of it."""
 
 import base64
+import logging
 import socket
 import ssl
 
@@ -263,12 +264,28 @@ def test_a_client_under_tls_is_relayed(secured, certificates):
     wait_for(lambda: not secured.acceptor._relays)
 
 
-def test_data_behind_starttls_is_not_taken_for_protected(secured):
+def test_a_client_that_is_gone_when_tls_begins_leaves_nothing(secured, certificates):
+    handlers = secured.acceptor.loop._handlers
+    before = len(handlers)
+    for _ in range(5):
+        with secured.raw() as raw:
+            raw.put_option(p.OPT_STARTTLS)
+            raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+    with secured.raw() as raw:
+        secure(raw, certificates)
+        assert raw.option(p.OPT_LIST)[0][0] == p.REP_ERR_POLICY
+    wait_for(lambda: not secured.acceptor._receptions)
+    assert len(handlers) == before
+
+
+def test_data_behind_starttls_is_not_taken_for_protected(secured, caplog):
+    caplog.set_level(logging.DEBUG, "fisk_core")
     with secured.raw() as raw:
         raw.sock.sendall(option(p.OPT_STARTTLS) + option(p.OPT_LIST))
         assert raw.option_reply(p.OPT_STARTTLS) == (p.REP_ACK, b"")
         assert raw.at_end()
     wait_for(lambda: not secured.acceptor._receptions)
+    assert "client refused: data behind STARTTLS" in caplog.text
 
 
 def test_more_clients_under_tls_than_are_relayed(secured, certificates, monkeypatch, expect_logs):
