@@ -209,11 +209,11 @@ class Oracle:
         """
         assert len(found) == self.size, f"{len(found)} bytes of {self.size}"
         wrong = [block for block in self._open if not self._is_legal(found, block, crashed, sector)]
-        others = bytearray(found)
-        for block in self._open:
-            start, end = block * self.block_size, (block + 1) * self.block_size
-            others[start:end] = self.content[start:end]
-        if others != self.content:
+        if found != self.content:
+            others = bytearray(found)
+            for block in self._open:
+                start, end = block * self.block_size, (block + 1) * self.block_size
+                others[start:end] = self.content[start:end]
             wrong += self._differing(others)
         return [
             Mismatch(block, self._of(found, block), tuple(self.legal(block, crashed=crashed)))

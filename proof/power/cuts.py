@@ -40,6 +40,8 @@ class Moment:
     position: int
     medium: Medium
     promises: Promises
+    last: Record | None = None
+    """what was done last"""
 
 
 def moments(records: Sequence[Record]) -> Iterator[Moment]:
@@ -55,13 +57,14 @@ def moments(records: Sequence[Record]) -> Iterator[Moment]:
             now.position += 1
             continue
         now.medium.take(record)
+        now.last = record
         now.position += 1
         for _ in range(_ends(records, now.position)):
             note = records[now.position]
             assert isinstance(note, Note)
             now.promises.take(note.text)
             now.position += 1
-        if now.promises.home:
+        if now.promises.home and now.medium.is_left(record):
             yield now
 
 
@@ -78,20 +81,22 @@ def _ends(records: Sequence[Record], start: int) -> int:
     return found
 
 
-def choices(medium: Medium, some: int, pick: random.Random) -> Iterator[Choice]:
-    """Give what is to be tried at a moment: the extremes, and ``some`` more."""
-    pending = medium.pending
-    yield Choice("all")
-    if not pending:
-        return
-    yield Choice("none")
-    if len(pending) <= _FEW:
-        yield from (Choice(f"mask-{mask}") for mask in range(1, (1 << len(pending)) - 1))
-    else:
-        yield from (Choice(each) for each in _EXTREMES[2:])
-    for _ in range(some):
+def choices(now: Moment, some: int, pick: random.Random) -> Iterator[Choice]:
+    """Give what is to be tried at a moment: the extremes, and ``some`` more; but one after a dull record."""
+    pending = now.medium.pending
+    chosen = [Choice("all")]
+    if pending:
+        chosen.append(Choice("none"))
+    if 0 < len(pending) <= _FEW:
+        chosen += [Choice(f"mask-{mask}") for mask in range(1, (1 << len(pending)) - 1)]
+    elif pending:
+        chosen += [Choice(each) for each in _EXTREMES[2:]]
+    for _ in range(some if pending else 0):
         name = pick.choice(_RANDOM)
-        yield Choice(f"{name}.{pick.getrandbits(32)}", pick.choice((SECTOR, PAGE)))
+        chosen.append(Choice(f"{name}.{pick.getrandbits(32)}", pick.choice((SECTOR, PAGE))))
+    if now.last is not None and now.medium.is_dull(now.last):
+        chosen = [pick.choice(chosen)]
+    yield from chosen
 
 
 def left(medium: Medium, choice: Choice) -> Image:

@@ -7,7 +7,7 @@ import shutil
 import struct
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +22,23 @@ from proof.power.promises import Fisks, Promises
 _SHOWN = 4
 """problems of one kind that are told"""
 _TRIAL = "trial"
+_WHOLLY, _JOURNALS = 0.4, 0.2
+"""how often a Fisk is opened with all that belongs to it, though it is whole; and journals are left"""
 
-# Statements are compiled once for each SQLAlchemy engine, which takes longer than all a cut needs of them:
-# the same one is used for the same path.  Its connections are closed with the catalog.
 _make_engine = functools.cache(database._make_engine)
+
+
+@contextmanager
+def one_engine() -> Iterator[None]:
+    """Use one SQLAlchemy engine for the same path again and again; its connections end with the catalog.
+
+    Statements are compiled once for each, which takes longer than all that a cut needs of them.
+    """
+    usual, database._make_engine = database._make_engine, _make_engine
+    try:
+        yield
+    finally:
+        database._make_engine = usual
 
 
 @dataclass(slots=True)
@@ -42,7 +55,6 @@ class Judge:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        database._make_engine = _make_engine
 
     def clear(self) -> None:
         """Remove what is there."""
@@ -61,13 +73,13 @@ class Judge:
         """
         verdict = Verdict(0, 0, [])
         try:
-            with Engine.open(self._root / promises.home) as engine:
-                if pick.random() < 0.3:
+            with one_engine(), Engine.open(self._root / promises.home) as engine:
+                if pick.random() < _JOURNALS:
                     put_journals(engine, pick)
                 verdict.problems += _checked(engine)
                 compare = Comparison(engine, promises, sector, pick)
                 compare.run(verdict)
-                if deep and not verdict.problems:
+                if (deep or compare.takes_over) and not verdict.problems:
                     verdict.problems += use(engine, compare, pick)
         except FiskError as exc:
             verdict.problems.append(f"{type(exc).__name__}: {exc}")
@@ -99,13 +111,13 @@ class Comparison:
     def _read_all(self) -> dict[str, Record]:
         """Read every Fisk; gives them by name.
 
-        What has to be finished, and one more, by ``open_disk`` with its locks and transactions; the others
-        by what is left of that when there is nothing to do, which is ten times as fast.  Those first: what is
-        finished begins work in the background, that replaces files.
+        What has to be finished, and sometimes another, by ``open_disk`` with its locks and transactions; the
+        others by what is left of that when there is nothing to do, which is ten times as fast.  Those first:
+        what is finished begins work in the background, that replaces files.
         """
         with self._engine.catalog.read() as conn:
             records = [each for each in fisks.records(conn) if each.state != State.BUILDING]
-        chosen = self._pick.choice(records) if records else None
+        chosen = self._pick.choice(records) if records and self._pick.random() < _WHOLLY else None
         for record in sorted(records, key=lambda each: each.unsettled or each is chosen):
             self._read(record, wholly=record.unsettled or record is chosen)
         return {record.name: record for record in records}
@@ -151,6 +163,18 @@ class Comparison:
         wrong = oracle.compare(content, crashed=True, sector=self._sector)
         return [f"Fisk {name}, one of {len(wrong)} blocks: {each}" for each in wrong[:_SHOWN]]
 
+    @property
+    def takes_over(self) -> bool:
+        return bool(self._promises.taken_over)
+
+    def take_over(self) -> list[str]:
+        """Take the pool of a lost catalog over once more: then everything must be there."""
+        pool = self._engine.home.path.parent / self._promises.taken_over
+        self._engine.rescan("default", options={"path": str(pool)}, force=True)
+        found = self._read_all()
+        after = [doubt.after for doubt in self._promises.doubts.values()]
+        return [problem for fisks in after for problem in self._compare(found, fisks)]
+
     def again(self) -> list[str]:
         """Read everything once more; gives what differs from what was read before."""
         before, self._content = self._content, {}
@@ -161,6 +185,8 @@ class Comparison:
 
 def use(engine: Engine, compare: Comparison, pick: random.Random) -> Iterator[str]:
     """Go on as if nothing had happened: settle, collect, make and write and delete a Fisk."""
+    if compare.takes_over:
+        yield from compare.take_over()
     engine.settle()
     engine.collect()
     yield from compare.again()

@@ -9,13 +9,15 @@ The model is stricter than any file system we know of, and what POSIX promises a
   names; a rename inside a directory is there or not as a whole;
 - a write may be torn at units of 512 or 4096 bytes.  A unit is written as a whole as the page cache had it,
   so it holds one of the contents that it had, never a mixture.
+
+The index that SQLite shares among processes (``-shm``) is left out: it is made anew after a boot.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import IO
 
 from proof.power.records import NOTES, ROOT, Name, Note, Record, Sync, Truncate, Write, Zero
 
@@ -62,15 +64,24 @@ class Content:
             self.zero(size, self.size - size + PAGE)
         self.size = size
 
-    def write_to(self, file: IO[bytes]) -> None:
+    def write_to(self, fd: int) -> None:
         """Make an empty file this one."""
-        file.truncate(self.size)
-        for _, run in groupby(enumerate(sorted(self.pages)), lambda pair: pair[1] - pair[0]):
-            numbers = [number for _, number in run]
-            start = numbers[0] * PAGE
-            data = b"".join(map(self.pages.__getitem__, numbers))
-            file.seek(start)
-            file.write(data[: max(0, self.size - start)])
+        os.ftruncate(fd, self.size)
+        run: list[bytes] = []
+        following = -1
+        for number in sorted(self.pages):
+            if number != following and run:
+                self._write_run(fd, following, run)
+                run = []
+            run.append(self.pages[number])
+            following = number + 1
+        if run:
+            self._write_run(fd, following, run)
+
+    def _write_run(self, fd: int, end: int, run: list[bytes]) -> None:
+        """Write pages that lie before page ``end``, as far as the file goes."""
+        start = (end - len(run)) * PAGE
+        os.pwrite(fd, b"".join(run)[: max(0, self.size - start)], start)
 
 
 @dataclass(eq=False, slots=True)
@@ -173,10 +184,11 @@ class Image:
         """Make it real below an empty directory."""
         for path, number in self.reachable():
             if number in self.names:
-                (directory / path).mkdir(mode=0o700)
+                os.mkdir(f"{directory}/{path}", 0o700)
             elif path != NOTES:
-                with (directory / path).open("wb", buffering=0) as file:
-                    self.files[number].write_to(file)
+                fd = os.open(f"{directory}/{path}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                self.files[number].write_to(fd)
+                os.close(fd)
 
 
 class Medium:
@@ -186,6 +198,8 @@ class Medium:
         self.durable = Image({}, {ROOT: {}})
         self.pending: list[Pending] = []
         self._now: dict[int, Content] = {}
+        self._shared: set[int] = set()
+        self._catalog_log: set[int] = set()
 
     def take(self, record: Record) -> None:
         """Have the next thing happen."""
@@ -196,11 +210,23 @@ class Medium:
                 self._sync(number)
             case Note():
                 pass
-            case _:
+            case _ if record.file not in self._shared:
                 self._change(record)
 
+    def is_left(self, record: Record) -> bool:
+        """Whether it makes a difference to what a power loss leaves."""
+        return isinstance(record, Name | Note) or record.file not in self._shared
+
+    def is_dull(self, record: Record) -> bool:
+        """Whether it is one of the many writes to SQLite's log."""
+        return isinstance(record, Write) and record.file in self._catalog_log
+
     def _name(self, changes: Sequence[tuple[int, str, int | None]], makes_directory: bool) -> None:
-        for _, _, number in changes:
+        for _, name, number in changes:
+            if number is not None and name.endswith("-shm"):
+                self._shared.add(number)
+            if number is not None and name.endswith("-wal"):
+                self._catalog_log.add(number)
             if number is not None and number not in self._now and number not in self.durable.names:
                 if makes_directory:
                     self.durable.names[number] = {}

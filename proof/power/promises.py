@@ -39,6 +39,8 @@ class Promises:
     pools: set[str] = field(default_factory=set)
     home: str = ""
     """the home that is used, in the root of what is recorded; "" before the recording really begins"""
+    taken_over: str = ""
+    """the pool, in the root, that is being taken over by a home that knows nothing"""
     version: int = 0
     """another one after each note that may make promises stronger"""
     _changes: dict[int, tuple[str, Change]] = field(default_factory=dict)
@@ -61,9 +63,10 @@ class Promises:
         elif number in self._flushes:
             name, flush = self._flushes.pop(number)
             self.fisks[name].end_flush(flush)
-        elif number in self._pools:
+        if number in self._pools:
             self.pools.add(self._pools.pop(number))
-        elif number in self.doubts:
+        if number in self.doubts:
+            self.taken_over = ""
             for name, oracle in self.doubts.pop(number).after.items():
                 if oracle is None:
                     self.fisks.pop(name, None)
@@ -139,7 +142,7 @@ class Promises:
 
     def _rescan(self, number: int, note: Mapping[str, Any]) -> None:
         """A home that knows nothing takes over what the pool of another holds."""
-        self.home = note["home"]
+        self.home, self.taken_over = note["home"], note["path"]
         everything: Fisks = {**self.fisks}
         self.pools.clear()
         self._pools[number] = note["pool"]

@@ -6,6 +6,7 @@ Recordings of one seed do the same things, but threads and processes get on as t
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from fisk_core.dataplane.zygote import Zygote
 from fisk_core.engine import Engine
+from proof.power.records import Record, load
 from proof.power.script import HOME, OTHER_HOME, SMALL, TINY, USUAL, Notes, Script, Shape
 
 _MOUNT_SECONDS = 20
@@ -97,9 +99,9 @@ def _rescan(script: Script) -> None:
     other = script.root / OTHER_HOME
     with Engine.open(other) as engine:
         engine.pools()
-        pool = str(script.root / HOME / "pools" / "default")
-        with script.notes.doing("rescan", home=OTHER_HOME, pool="default"):
-            engine.rescan("default", options={"path": pool})
+        pool = f"{HOME}/pools/default"
+        with script.notes.doing("rescan", home=OTHER_HOME, pool="default", path=pool):
+            engine.rescan("default", options={"path": str(script.root / pool)})
 
 
 def _some(script: Script, things: tuple[tuple[Callable[[], object], int], ...]) -> None:
@@ -118,9 +120,9 @@ KINDS = (
 )
 
 
-def record(kind: Kind, seed: str, place: Place, zygote: Zygote | None) -> None:
-    """Play a recording; raises what the script raises."""
-    with _recorder(place) as root:
+def record(kind: Kind, seed: str, place: Place) -> list[Record]:
+    """Play a recording and give it; raises what the script raises."""
+    with Zygote() as zygote, _recorder(place) as root:
         notes = Notes(root)
         try:
             if kind.fresh:
@@ -128,13 +130,17 @@ def record(kind: Kind, seed: str, place: Place, zygote: Zygote | None) -> None:
             with Engine.open(root / HOME) as engine:
                 script = Script(root, notes, random.Random(seed), kind.shape, engine, place.outside, zygote)
                 if not kind.fresh:
-                    for _ in range(2):
-                        _begin(script)
+                    _begin(script)
+                    script.create()
                     engine.settle()
                     notes.begin("start", home=HOME)
                 kind.play(script)
         finally:
             notes.close()
+    found = list(load(place.records))
+    shutil.rmtree(place.below)
+    place.records.unlink()
+    return found
 
 
 @contextmanager

@@ -6,7 +6,8 @@ leave no record.
 """
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -69,3 +70,18 @@ def load(path: Path) -> Iterator[Record]:
                 yield pickle.load(file)
             except EOFError:
                 return
+
+
+def without_syncs(records: Iterable[Record], pattern: str) -> Iterator[Record]:
+    """Give the recording of an engine that does not sync the files or directories ``pattern`` names.
+
+    What a proof that means something must find out.
+    """
+    paths = {ROOT: ""}
+    for record in records:
+        if isinstance(record, Name):
+            for directory, name, number in record.changes:
+                if number is not None:
+                    paths[number] = f"{paths[directory]}/{name}"
+        if not (isinstance(record, Sync) and fnmatchcase(paths[record.file], pattern)):
+            yield record

@@ -31,7 +31,7 @@ _SECTOR = 512
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes: of blocks, of pages, of most Fisks."""
+    """Sizes: of blocks, of pages, of most Fisks (which may grow by a page)."""
 
     block_size: int
     page_size: int
@@ -40,7 +40,7 @@ class Shape:
 
 TINY = Shape(512, 2048, 96 << 10)
 SMALL = Shape(4096, 16384, 640 << 10)
-USUAL = Shape(BLOCK_SIZE, PAGE_SIZE, 9 << 20)
+USUAL = Shape(BLOCK_SIZE, PAGE_SIZE, 640 << 10)
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class Notes:
     """Numbers what is done and notes it where it is recorded."""
 
     def __init__(self, root: Path) -> None:
-        self._fd = os.open(root / NOTES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._fd = os.open(root / NOTES, os.O_WRONLY | os.O_CREAT, 0o600)
         self._count = 0
 
     def begin(self, do: str, **fields: Any) -> int:
@@ -76,7 +76,7 @@ class Notes:
         self.end(number)
 
     def _put(self, note: dict[str, Any]) -> None:
-        os.write(self._fd, json.dumps(note).encode())
+        os.pwrite(self._fd, json.dumps(note).encode(), 0)  # within a page: it arrives in one piece
 
     def close(self) -> None:
         os.close(self._fd)
