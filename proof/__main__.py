@@ -18,6 +18,8 @@ from proof.core import PROOFS, Context, Figure, ProofFailed, scratch_directory
 
 MODULES: tuple[str, ...] = (
     "proof.power.run",
+    "proof.rot.run",
+    "proof.hostile.run",
     "proof.concurrency.run",
     "proof.filesystems.run",
     "proof.soak.run",

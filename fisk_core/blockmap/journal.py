@@ -199,7 +199,7 @@ def read(path: Path, map_id: str, epoch: int) -> Iterator[Change]:
     try:
         with files.named("read", path), path.open("rb") as file:
             head = file.read(_HEADER_BYTES)
-            if not any(head):  # never written: the host went down
+            if not head:  # only its name was written when the host went down
                 return
             if not _is_mine(head, map_id, epoch, path):
                 return
@@ -229,7 +229,9 @@ def _is_mine(head: bytes, map_id: str, epoch: int, path: Path) -> bool:
     crc = _CRC.pack(zlib.crc32(head[: _HEADER.size]))
     if magic != _OLD_MAGIC and (magic != _MAGIC or head[_HEADER.size :][: _CRC.size] != crc):
         raise Corrupt(f"the header of journal {path} does not match its checksum")
-    return found == [map_id.encode(), _boot().encode(), epoch]
+    if found[0] != map_id.encode():
+        raise Corrupt(f"journal {path} says it is of the map {found[0].decode(errors='replace')}")
+    return found[1:] == [_boot().encode(), epoch]
 
 
 def _bounds(head: bytes, path: Path) -> tuple[int, int]:

@@ -134,6 +134,16 @@ class Catalog:
         with self.read() as conn:
             return version(conn)
 
+    def damage(self) -> list[str]:
+        """Give what is wrong with the database itself, as far as it can be asked for that (SQLite)."""
+        if self._reader.dialect.name != "sqlite":
+            return []
+        with self.read() as conn:
+            found = [str(row[0]) for row in conn.execute(text("PRAGMA integrity_check(10)"))]
+            strays = conn.execute(text("PRAGMA foreign_key_check")).fetchall()
+        found += [f"a row of {row[0]} belongs to none of {row[2]}" for row in strays]
+        return [each for each in found if each != "ok"]
+
     def close(self) -> None:
         self._reader.dispose()
 
@@ -243,3 +253,6 @@ def _typed_errors() -> Iterator[None]:
         message = str(exc.orig)
         kind = next((kind for symptom, kind in _SYMPTOMS if symptom in message), PoolError)
         raise kind(f"catalog: {message}") from exc
+    except (ValueError, TypeError) as exc:
+        # SQLite keeps whatever it is given in a column, and gives back whatever damage made of it.
+        raise Corrupt(f"catalog: it holds what makes no sense: {exc}") from exc

@@ -111,7 +111,10 @@ def _leak(kind: str, subject: str, message: str, repair: Callable[[], object]) -
 def states(context: "Context", view: View) -> Iterator[Finding]:
     """A live Fisk writes into an unsealed period of its own, a frozen one points to a sealed map."""
     for record in view.each_fisk():
-        row = view.maps[record.map_id]
+        row = view.maps.get(record.map_id)
+        if row is None:
+            yield _error("map-missing", record.name, f"its map {record.map_id} is in no pool")
+            continue
         if record.state == State.BUILDING:
             continue  # also one that only keeps a map alive while its Fisk is moved
         if record.frozen and not row.opened:
@@ -119,6 +122,8 @@ def states(context: "Context", view: View) -> Iterator[Finding]:
         elif record.frozen and not row.sealed:
             repair = partial(_seal, context, record, row)
             yield _error("frozen-unsealed", record.name, "is frozen, but its map is not sealed", repair)
+        elif record.frozen and row.size is not None and record.size > row.size:
+            yield _error("frozen-size", record.name, f"has {record.size} bytes, its map {row.size}")
         elif not record.frozen and row.sealed:
             repair = partial(_begin_period, context, record, row)
             yield _error("live-sealed", record.name, "is live, but its map is sealed", repair)
@@ -273,7 +278,9 @@ def layer_files(context: "Context", view: View) -> Iterator[Finding]:
     names = {row.pool_id: row.pool for row in view.maps.values()}
     named = set().union(*view.names.values()) if view.names else set()
     for layer, (pool_id, frozen) in view.layers.items():
-        if layer in named and not context.open_pool(names[pool_id]).exists(Kind.LAYER, layer):
+        if layer in named and pool_id not in names:
+            yield _error("layer", layer, "is in another pool than every map that names it")
+        elif layer in named and not context.open_pool(names[pool_id]).exists(Kind.LAYER, layer):
             yield _error("layer", layer, f"is not in pool '{names[pool_id]}'")
         row = view.maps.get(layer)
         if row is not None and row.sealed and not frozen:
@@ -332,6 +339,16 @@ def _last_blocks(block_map: BlockMap) -> dict[int, int]:
     return last
 
 
+_COPIED = ("name", "size", "state", "role", "parent_id", "block_size", "page_size")
+"""what header and row of a Fisk say the same of, at the same revision"""
+
+
+def intact(context: "Context", view: View) -> Iterator[Finding]:
+    """The database that the catalog is in is whole."""
+    for message in context.catalog.damage():
+        yield _error("catalog", "catalog", message)
+
+
 def published(context: "Context", view: View) -> Iterator[Finding]:
     """Every Fisk has a readable copy of its row in the pool, from which a lost catalog can be rebuilt."""
     for record in view.each_fisk():
@@ -346,6 +363,10 @@ def published(context: "Context", view: View) -> Iterator[Finding]:
             continue
         if record.published == record.revision and header.revision < record.revision:
             yield _warning("header-old", record.name, "its header is older than the catalog says", repair)
+        elif record.published == record.revision == header.revision:
+            differing = [field for field in _COPIED if getattr(header, field) != getattr(record, field)]
+            if differing:
+                yield _error("header-differs", record.name, f"row and header differ: {', '.join(differing)}")
 
 
 def rolled_back(context: "Context", view: View) -> Iterator[Finding]:
@@ -399,6 +420,7 @@ def leaks(context: "Context", view: View) -> Iterator[Finding]:
 
 
 RULES: tuple[tuple[Callable[["Context", View], Iterator[Finding]], str], ...] = (
+    (intact, ""),
     (states, "fisks"),
     (shared_periods, "fisks"),
     (map_rows, "maps"),
