@@ -9,6 +9,7 @@ from devstack.ministack.place import Place
 from devstack.ministack.processes import Daemons
 from devstack.ministack.services import ceph
 from devstack.ministack.services.base import Service
+from devstack.ministack.services.fiskd import Fiskd
 
 
 class Backend(ABC):
@@ -64,4 +65,22 @@ class Stock(Backend):
         return {"stock/ceph.conf.j2": "ceph.conf"}
 
 
-BACKENDS = {each.name: each for each in (Stock,)}
+class Fisk(Backend):
+    """Our drivers, on a daemon of this host."""
+
+    name, volume_type = "fisk", "fisk"
+
+    def services(self) -> list[Service]:
+        """One daemon."""
+        return [Fiskd(self.place, self.daemons)]
+
+    def settings(self) -> dict[str, object]:
+        """The daemon's home."""
+        return {"fisk": self.place.data / "fisk"}
+
+    def templates(self) -> dict[str, str]:
+        """The daemon's own configuration."""
+        return {"fisk/fisk.conf.j2": "fisk.conf"}
+
+
+BACKENDS = {each.name: each for each in (Fisk, Stock)}

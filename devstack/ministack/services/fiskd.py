@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our own daemon, which has workers that outlive it."""
+
+from pathlib import Path
+
+from fisk_core.client import RemoteEngine
+from fisk_core.errors import FiskError
+
+from devstack.ministack.processes import call
+from devstack.ministack.services.base import Service
+
+
+class Fiskd(Service):
+    """fiskd with a home of its own."""
+
+    name = "fiskd"
+
+    @property
+    def home(self) -> Path:
+        """Its home directory."""
+        return self.place.data / "fisk"
+
+    def start(self) -> None:
+        """Start it."""
+        self.home.mkdir(exist_ok=True)
+        (self.home / "fisk.conf").write_bytes((self.place.etc / "fisk.conf").read_bytes())
+        self.daemons.start(self.name, [str(self.place.venv / "bin" / "fiskd"), "--home", str(self.home)])
+
+    def ready(self) -> bool:
+        """Whether it answers."""
+        try:
+            with RemoteEngine.open(home=self.home) as engine:
+                engine.about()
+        except FiskError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End it and its workers, when what was written is durable."""
+        if self.daemons.get(self.name):
+            call([self.place.venv / "bin" / "fiskd", "--home", self.home, "stop", "--drain"])
+        super().stop()

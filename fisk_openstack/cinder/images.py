@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between images and volumes: both are Fisks, so either becomes the other by a clone.
+
+Which Fisk an image is, is known by its id alone: nothing depends on Glance showing where images are.
+"""
+
+from typing import Any
+
+from cinder import exception
+from cinder.volume import volume_utils
+
+from fisk_core.model import Fisk, Role
+from fisk_openstack.cinder.base import GIB
+from fisk_openstack.cinder.errors import cinder_errors
+from fisk_openstack.cinder.volumes import Volumes
+from fisk_openstack.glance_store.location import uri_of
+from fisk_openstack.labels import Kind, fisk_id, fisk_name, labels, search
+
+
+class Images(Volumes):
+    """Volumes from images and images from volumes."""
+
+    def clone_image(
+        self, context: Any, volume: Any, image_location: Any, image_meta: dict[str, Any], image_service: Any
+    ) -> tuple[dict[str, Any], bool]:
+        """Make a volume from an image of any format that Fisk has; gives (update, whether that was so)."""
+        with cinder_errors(volume.id):
+            image = search(self.engine, Kind.IMAGE, image_meta["id"])
+            if image is None:
+                return {}, False
+            _require_room(image, volume)
+            self._clone(image.id, volume)
+        return {}, True
+
+    def copy_volume_to_image(
+        self, context: Any, volume: Any, image_service: Any, image_meta: dict[str, Any]
+    ) -> None:
+        """Make an image of what a volume holds now: a clone, told to Glance as the image's location.
+
+        Other formats than raw are converted and uploaded.
+        """
+        if image_meta["disk_format"] != "raw" or image_meta.get("container_format") == "compressed":
+            self._upload(context, volume, image_service, image_meta)
+            return
+        with cinder_errors(volume.id):
+            made = self._image_of(volume, image_meta)
+        try:
+            image_service.add_location(context, image_meta["id"], uri_of(made.pool, made.id), {})
+        except Exception:  # whatever Glance refuses it with, nobody knows of the Fisk then
+            with cinder_errors(volume.id):
+                self.engine.delete(made.id)
+            raise
+
+    def _image_of(self, volume: Any, image_meta: dict[str, Any]) -> Fisk:
+        own = image_meta["id"]
+        return self.engine.snapshot(
+            self._volume(volume).id,
+            fisk_name(Kind.IMAGE, own),
+            role=Role.IMAGE,
+            attributes=labels(Kind.IMAGE, own, name=image_meta.get("name"), project=volume.project_id),
+            id=fisk_id(Kind.IMAGE, own),
+        )
+
+    def _upload(self, context: Any, volume: Any, image_service: Any, image_meta: dict[str, Any]) -> None:
+        with cinder_errors(volume.id), self.engine.served(self._volume(volume)) as uri:
+            volume_utils.upload_volume(context, image_service, image_meta, uri, volume)
+
+
+def _require_room(image: Fisk, volume: Any) -> None:
+    if image.size > volume.size * GIB:
+        reason = f"its {image.size} bytes do not fit into {volume.size} GiB"
+        raise exception.ImageUnacceptable(image_id=image.id, reason=reason)

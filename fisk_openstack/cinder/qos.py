@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QoS specs of a volume type as limits of a Fisk.
+
+Keys are Cinder's own for the front end (``total_iops_sec``, ``read_bytes_sec_max``, ``write_iops_sec_per_gb``
+…); a type whose consumer is ``back-end`` or ``both`` has the worker keep them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cinder.volume import qos_specs
+
+_KEYS = {
+    f"{direction}_{unit}_sec": f"qos.{direction}_{unit}"
+    for direction in ("total", "read", "write")
+    for unit in ("iops", "bytes")
+}
+
+
+def limits_of(volume: Any, volume_type: Any = None) -> dict[str, str]:
+    """Give the attributes of the limits a volume's type asks the back end for."""
+    kind = volume_type or volume.volume_type
+    specs_id = kind and (kind["qos_specs_id"] if isinstance(kind, Mapping) else kind.qos_specs_id)
+    if not specs_id:
+        return {}
+    specs = qos_specs.get_qos_specs(_context(), specs_id)
+    if specs["consumer"] == "front-end":
+        return {}
+    return scaled(specs["specs"], volume.size)
+
+
+def scaled(specs: Mapping[str, str], size: int) -> dict[str, str]:
+    """Give our attributes for Cinder's keys; ``size`` in GiB, for limits that grow with it."""
+    found: dict[str, str] = {}
+    for key, attribute in _KEYS.items():
+        rate = int(specs.get(key, 0))
+        grown = int(specs.get(f"{key}_per_gb", 0)) * size
+        rate = max(rate, grown, int(specs.get(f"{key}_per_gb_min", 0)) if grown else 0)
+        if rate:
+            found[attribute] = str(rate)
+            burst = int(specs.get(f"{key}_max", 0))
+            if burst:
+                found[f"{attribute}_burst"] = str(burst)
+    return found
+
+
+def _context() -> Any:
+    from cinder import context  # it needs a configured service, which importing this module must not
+
+    return context.get_admin_context()

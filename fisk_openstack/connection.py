@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a service of OpenStack reaches the daemon on its host: the options all adapters share."""
+
+from pathlib import Path
+from typing import Any
+
+from oslo_config import cfg
+
+from fisk_core.client import RemoteEngine
+from fisk_core.errors import InvalidValue
+
+OPTIONS = [
+    cfg.StrOpt(
+        "fisk_url",
+        help="The daemon on this host: unix:///PATH or https://HOST:PORT; its usual socket if unset.",
+    ),
+    cfg.StrOpt("fisk_token_file", help="File with the bearer token for a daemon reached over TCP."),
+    cfg.StrOpt("fisk_cacert", help="Certificates (PEM) the daemon's own is checked against."),
+    cfg.StrOpt("fisk_pool", default="default", help="Pool in which this service makes Fisks."),
+]
+
+
+def connect(settings: Any) -> RemoteEngine:
+    """Give the engine ``settings`` (anything with the options as attributes) speaks of.
+
+    Connects when it is first used.  Raises InvalidValue.
+    """
+    return RemoteEngine.open(settings.fisk_url, _token(settings.fisk_token_file), cacert=settings.fisk_cacert)
+
+
+def _token(path: str | None) -> str | None:
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as problem:
+        raise InvalidValue(f"the token cannot be read: {problem}") from None
