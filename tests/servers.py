@@ -115,11 +115,14 @@ class Forked(Served):
 
 
 @contextmanager
-def patched_worker(spec: DiskSpec, path: Path, patch: str) -> Iterator["subprocess.Popen[str]"]:
+def patched_worker(
+    spec: DiskSpec, path: Path, patch: str, control: Path | None = None
+) -> Iterator["subprocess.Popen[str]"]:
     """Run a worker in whose process the statements of ``patch`` set constants first."""
     program = f"{patch}\nfrom fisk_core.dataplane.worker import main\nimport sys\nsys.exit(main())"
     with tempfile.TemporaryFile("w+") as handover:
-        handover.write(to_json(spec, ServeOptions(unix=str(path), announce=True)))
+        options = ServeOptions(unix=str(path), control=control and str(control), announce=True)
+        handover.write(to_json(spec, options))
         handover.seek(0)
         command = [sys.executable, "-c", program, str(handover.fileno())]
         process = subprocess.Popen(command, pass_fds=[handover.fileno()], stdout=subprocess.PIPE, text=True)
