@@ -46,6 +46,10 @@ def add(conn: Connection, uuid: str, spec: Mapping[str, Any]) -> None:
     conn.execute(insert(pools).values(uuid=uuid, class_path=spec["class"], created_at=now, **values))
 
 
+def set_options(conn: Connection, name: str, options: Mapping[str, Any]) -> None:
+    conn.execute(update(pools).where(pools.c.name == name).values(options=dict(options)))
+
+
 def set_class(conn: Connection, name: str, class_path: str) -> None:
     """Note where a pool's driver was found."""
     conn.execute(update(pools).where(pools.c.name == name).values(class_path=class_path))

@@ -187,9 +187,17 @@ class FiskVerbs:
         return decode_all(PoolInfo, items(self.transport.call("GET", "/pools"), "pools"))
 
     def pool(self, name: str) -> PoolInfo:
-        if not _REF.fullmatch(name):
-            raise NotFound(f"there is no pool '{name}'")
-        return decode(PoolInfo, self.transport.call("GET", f"/pools/{quote(name, safe='')}"))
+        return decode(PoolInfo, self.transport.call("GET", _pool(name)))
+
+    def set_pool(self, name: str, options: Mapping[str, Any]) -> PoolInfo:
+        body = {"options": dict(options)}
+        return decode(PoolInfo, self.transport.call("PATCH", _pool(name), json=body, again=True))
+
+
+def _pool(name: str) -> str:
+    if not _REF.fullmatch(name):
+        raise NotFound(f"there is no pool '{name}'")
+    return f"/pools/{quote(name, safe='')}"
 
 
 def labels(values: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -169,6 +169,19 @@ class Context(ABC):
         held = (each for names in (*map(pool.list_devices, Kind), pool.list_blobs()) for each in names)
         return pool if next(held, None) is None else None
 
+    def change_pool(self, name: str, changes: Mapping[str, Any]) -> None:
+        """Give a pool other options; raises NotFound, InvalidValue.
+
+        First the pool's own record of them, which counts when the catalog is lost, then the catalog, which
+        counts otherwise.  A crash in between leaves what was in force; doing it again is harmless.
+        """
+        with locks.acquire(self.home.lock_path / "pools.lock", timeout=MAKING_SECONDS):
+            with self.catalog.read() as conn:
+                pool_rows.find(conn, name)
+            options = self.open_pool(name).set_options(changes)
+            with self.catalog.change() as conn:
+                pool_rows.set_options(conn, name, options)
+
     def find_pool(self, name: str, driver: str, options: Mapping[str, Any]) -> Pool:
         """Open a pool that exists but is not in the catalog; raises NotFound."""
         return _open({"driver": driver, "name": name, "options": self.pool_options(name, driver, options)})

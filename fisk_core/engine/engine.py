@@ -284,6 +284,9 @@ class Engine(Context):
     def pool(self, name: str) -> PoolInfo:
         return pools.info(self, name)
 
+    def set_pool(self, name: str, options: Mapping[str, Any]) -> PoolInfo:
+        return pools.change(self, name, options)
+
     def rescan(self, name: str, **options: Any) -> RescanReport:
         from fisk_core.services import rescan
 

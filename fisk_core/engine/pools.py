@@ -16,6 +16,15 @@ def create(context: Context, name: str, driver: str, options: Mapping[str, Any] 
     return info(context, name)
 
 
+def change(context: Context, name: str, options: Mapping[str, Any]) -> PoolInfo:
+    """Give a pool other options, for what opens it from now on: a worker when it starts.
+
+    Raises NotFound, InvalidValue for an option that cannot be changed.
+    """
+    context.change_pool(name, options)
+    return info(context, name)
+
+
 def info(context: Context, name: str) -> PoolInfo:
     """Give one pool; raises NotFound, and what opening it raises."""
     pool, row = context.open_pool(name), context.pool_row(name)

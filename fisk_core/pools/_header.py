@@ -64,11 +64,29 @@ def create_header(root: str, name: str, options: Mapping[str, Any]) -> None:
     _files.sync_directory(root)
 
 
+def record_options(root: str, options: Mapping[str, Any]) -> None:
+    """Have the header record these options, durably and as a whole; whatever else is in it stays.
+
+    Raises like ``read_header``, and NoSpace.
+    """
+    path = os.path.join(root, HEADER)
+    data = _read(root)
+    _parse(data, path)
+    fields = json.loads(data)
+    fields["options"] = {**fields["options"], **options}
+    fields["crc32"] = _checksum(fields)
+    _files.replace(path, [json.dumps(fields, indent=2).encode() + b"\n"], durable=True)
+
+
 def read_header(root: str) -> Header:
     """Read and check the header.
 
     Raises NotFound if there is no pool, Corrupt for a damaged header, Unsupported for a newer one, OSError.
     """
+    return _parse(_read(root), os.path.join(root, HEADER))
+
+
+def _read(root: str) -> bytes:
     path = os.path.join(root, HEADER)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -78,7 +96,7 @@ def read_header(root: str) -> Header:
     except NotADirectoryError as exc:
         raise InvalidValue(f"{root} is not a directory") from exc
     with os.fdopen(fd, "rb") as file:
-        return _parse(file.read(_MAX_SIZE), path)
+        return file.read(_MAX_SIZE)
 
 
 def _check_vacant(root: str) -> None:

@@ -9,6 +9,8 @@ from fisk_core.errors import InvalidValue
 
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _CHECKSUMS = ("none", "crc32")
+_CHANGEABLE = ("prealloc", "classes")
+"""The others are decided for good: ``path`` is where the pool is, ``checksum`` what its layers have."""
 
 
 class FileOptions(NamedTuple):
@@ -30,6 +32,17 @@ class FileOptions(NamedTuple):
             raise InvalidValue(f"checksum {checksum!r} is not one of {', '.join(_CHECKSUMS)}")
         prealloc = _boolean("prealloc", given.get("prealloc", True))
         return cls(_path(given.get("path")), checksum, prealloc, _classes(given.get("classes", "")))
+
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """Give the options with some others; raises InvalidValue, also for one that cannot be changed."""
+        changed = self.parse({**self._asdict(), **changes})
+        for name in sorted(changes):
+            if name not in _CHANGEABLE:
+                raise InvalidValue(
+                    f"the option {name!r} of a file pool is decided when it is made; "
+                    f"{' and '.join(_CHANGEABLE)} can be changed"
+                )
+        return changed
 
     def recorded(self) -> dict[str, Any]:
         """Give what the header keeps: all but the path, since a pool may be mounted elsewhere."""

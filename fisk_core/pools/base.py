@@ -320,6 +320,15 @@ class Pool(ABC):
     def sweep_staging(self) -> int:
         """Remove temporary files whose makers died; gives their number."""
 
+    def set_options(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Have these options in force for whoever opens the pool from now on; gives all of them.
+
+        Durable on return, as a whole.  Raises InvalidValue for an option that was decided when the pool was
+        made, or that makes no sense; nothing is changed then.  This answer is that of a driver that can
+        change none.
+        """
+        raise InvalidValue(f"pool '{self.name}' has no option that can be changed")
+
     def spec(self) -> dict[str, Any]:
         """Give what ``open_pool`` needs to reopen this pool in another process, as JSON types."""
         cls = type(self)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fisk_core import files
 from fisk_core.pools import _files, _filesystem
-from fisk_core.pools._header import Header, create_header, read_header
+from fisk_core.pools._header import Header, create_header, read_header, record_options
 from fisk_core.pools._options import FileOptions
 from fisk_core.pools.base import (
     Capabilities,
@@ -88,6 +88,13 @@ class FilePool(Pool):
             pool = cls(name, header, FileOptions.parse({**recorded, **options, **kept}))
             _make_folders(root)
         return pool
+
+    def set_options(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        changed = FileOptions.parse(self.options).changed(changes)
+        with _files.named("change the pool", self._root):
+            record_options(self._root, changed.recorded())
+        self.options = changed._asdict()  # for those we tell of the pool; our own devices stay as they are
+        return dict(self.options)
 
     @cached_property
     def capabilities(self) -> Capabilities:

@@ -537,6 +537,23 @@ class EngineConformance:
         with pytest.raises(errors.FiskError):
             engine.create_pool("third", "nonsense")
 
+    def test_options_of_a_pool_that_can_be_changed(self, engine: Verbs) -> None:
+        engine.create_pool("changeable", options={"checksum": "crc32", "classes": "latency"})
+        before = engine.pool("changeable").options
+        for _ in range(2):
+            changed = engine.set_pool("changeable", {"classes": "scratch,background", "prealloc": "no"})
+        wanted = {**before, "classes": "scratch,background", "prealloc": False}
+        assert changed.options == engine.pool("changeable").options == wanted
+        assert engine.create("a", MIB, attributes={"class": "scratch"}).pool == "changeable"
+        assert engine.create("b", MIB, attributes={"class": "latency"}).pool == "default"
+        for bad in ({"checksum": "none"}, {"path": "/x"}, {"size": "1"}, {"prealloc": "perhaps"}):
+            with pytest.raises(errors.InvalidValue):
+                engine.set_pool("changeable", {"classes": "latency", **bad})
+        assert engine.pool("changeable").options == wanted
+        with pytest.raises(errors.NotFound):
+            engine.set_pool("nothing", {"classes": "scratch"})
+        assert engine.set_pool("changeable", {"classes": ""}).options["classes"] == ""
+
     def test_move(self, engine: Verbs) -> None:
         engine.create_pool("elsewhere")
         fisk_id = engine.create("a", MIB).id

@@ -35,6 +35,7 @@ VERBS = [
     "pool_list",
     "pool_show",
     "pool_rescan",
+    "pool_set",
     "attach",
     "attachment_list",
     "attachment_show",

@@ -225,3 +225,28 @@ def test_a_header_that_does_not_match_its_checksum_is_refused(path: Path) -> Non
     (path / "pool.json").write_bytes(header.replace(b'"checksum": "crc32"', b'"checksul": "crc32"'))
     with pytest.raises(errors.Corrupt, match="does not match its checksum"):
         FilePool.open("test", {"path": path})
+
+
+def test_options_are_recorded_for_who_finds_the_pool_again(tmp_path):
+    made = FilePool.create("p", {"path": str(tmp_path / "pool"), "checksum": "crc32"})
+    before = json.loads((tmp_path / "pool" / "pool.json").read_text())
+    assert made.set_options({"classes": "scratch", "prealloc": False})["classes"] == "scratch"
+    after = json.loads((tmp_path / "pool" / "pool.json").read_text())
+    again = FilePool.open("p", {"path": str(tmp_path / "pool")})
+    assert again.id == made.id
+    assert again.options == made.options == made.spec()["options"]
+    assert (again.options["checksum"], again.options["prealloc"]) == ("crc32", False)
+    for fields in (before, after):
+        del fields["options"], fields["crc32"]
+    assert before == after
+
+
+def test_options_of_a_damaged_pool_are_not_changed(tmp_path):
+    made = FilePool.create("p", {"path": str(tmp_path / "pool")})
+    header = tmp_path / "pool" / "pool.json"
+    header.write_text(header.read_text().replace("prealloc", "preallok"))
+    damaged = header.read_bytes()
+    with pytest.raises(errors.Corrupt):
+        made.set_options({"classes": "scratch"})
+    assert header.read_bytes() == damaged
+    assert made.options["classes"] == ""

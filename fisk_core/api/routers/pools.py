@@ -28,6 +28,12 @@ class NewPool(Body):
     options: Options | None = None
 
 
+class PoolChange(Body):
+    """Options of a pool to be others from now on; those that are not named stay."""
+
+    options: Options
+
+
 @router.operation("GET", "/pools", rule="pools:list", role=READER, gives=Pools)
 def list_pools(services: Given) -> Pools:
     """List the pools, with what their media hold."""
@@ -54,3 +60,16 @@ def create_pool(services: Given, new: NewPool) -> PoolInfo:
 def get_pool(services: Given, name: NameInPath) -> PoolInfo:
     """Show a pool."""
     return services.engine.pool(name)
+
+
+@router.operation(
+    "PATCH",
+    "/pools/{name}",
+    rule="pools:change",
+    role=ADMIN,
+    gives=PoolInfo,
+    may=(errors.NotFound, errors.NoSpace),
+)
+def change_pool(services: Given, name: NameInPath, change: PoolChange) -> PoolInfo:
+    """Change options of a pool, for what opens it from now on; some are decided when it is made."""
+    return services.engine.set_pool(name, change.options)

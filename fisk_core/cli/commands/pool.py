@@ -63,6 +63,27 @@ class Show(FiskShow):
             return self.fields(_details(engine.pool(parsed_args.name)))
 
 
+class Set(FiskShow):
+    """Change options of a pool; workers that run go on with those they began with."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("name", metavar="NAME")
+        parser.add_argument(
+            "--option",
+            metavar="KEY=VALUE",
+            action="append",
+            required=True,
+            help="Of a file pool classes or prealloc; may be repeated.",
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        options = arguments.attributes(parsed_args.option)
+        with self.engine() as engine:
+            return self.fields(_details(engine.set_pool(parsed_args.name, options)))
+
+
 class Rescan(FiskShow):
     """Take what a pool holds over into the catalog: after the catalog was lost, or on another host."""
 
