@@ -6,6 +6,7 @@ its way then may or may not have happened, but not after the new connection is t
 must not be overtaken by its former self.
 """
 
+import ctypes
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from multiprocessing.sharedctypes import RawArray, RawValue
 from pathlib import Path
 from typing import cast
 
@@ -25,6 +27,7 @@ from proof.concurrency.history import MAYBE, READ, WRITE, History
 
 DEPTH = 8
 _PATIENCE = 60.0
+_QUIET_NS = 300_000_000
 _SHARES = (("read", 48), ("write", 38), ("zero", 4), ("trim", 4), ("flush", 3), ("large read", 1),
            ("large write", 2))  # fmt: skip
 _DECK = [kind for kind, share in _SHARES for _ in range(share)]
@@ -41,10 +44,25 @@ class Plan:
     first: int
     connections: int
     seed: str
-    until: int
-    quiet: int
-    """when to stop flushing, so that in the end something is not flushed"""
     path: Path
+    shared: "Shared"
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the processes tell each other: when to end (monotonic nanoseconds), how much each has done."""
+
+    until: ctypes.c_int64
+    done: "ctypes.Array[ctypes.c_int64]"
+
+    @classmethod
+    def of(cls, processes: int) -> "Shared":
+        return cls(RawValue(ctypes.c_int64, 1 << 62), RawArray(ctypes.c_int64, processes))
+
+    @property
+    def quiet(self) -> int:
+        """When to stop flushing, so that in the end something is not flushed."""
+        return self.until.value - _QUIET_NS
 
 
 class Timed(NbdClient):
@@ -156,7 +174,7 @@ class Connection:
     def _ask(self, client: Timed, chance: random.Random) -> None:
         kind = chance.choice(_DECK)
         if kind == "flush":
-            if time.monotonic_ns() < self.plan.quiet:
+            if time.monotonic_ns() < self.plan.shared.quiet:
                 invoked = time.monotonic_ns()
                 self.asked.append(Asked(client.submit_flush(), WRITE, 0, 0, 0, invoked))
             return
@@ -179,7 +197,7 @@ class Connection:
         return first, min(count, limit - first)
 
     def _change(self, client: Timed, kind: str, first: int, count: int, chance: random.Random) -> None:
-        durable = chance.random() < 0.04 and time.monotonic_ns() < self.plan.quiet
+        durable = chance.random() < 0.04 and time.monotonic_ns() < self.plan.shared.quiet
         flags = p.CMD_FLAG_FUA if durable else 0
         offset, length = self.cells.span(first, count)
         stamp = 0
@@ -231,24 +249,28 @@ class Connection:
         )
 
 
-def run(plan: Plan, tell: Callable[[tuple[int, int, list[str]]], None]) -> None:
-    """Be the process: work, write the history, tell (operations, reconnections, problems)."""
+def run(plan: Plan, number: int, tell: Callable[[tuple[int, int, list[str]]], None]) -> None:
+    """Be the process of that number: work, write the history, tell (operations, reconnections, problems)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it ends it
-    os.nice(1)
+    os.nice(4)  # the operator is to get somewhere as well
     cells = Cells(plan.size, plan.disk)
     ones = [Connection(plan, cells, plan.first + number) for number in range(plan.connections)]
+    problems = []
+    try:
+        work(plan, number, ones)
+    except Exception as exc:  # whoever waits for the figures must hear of it
+        problems.append(f"client {plan.first}: {exc!r}")
+    History.joined([History.of(one.rows, one.flushes) for one in ones]).save(plan.path)
+    problems += [problem for one in ones for problem in one.problems]
+    tell((sum(one.operations for one in ones), sum(one.reconnected for one in ones), problems))
+
+
+def work(plan: Plan, number: int, ones: list[Connection]) -> None:
+    """Ask until it is time; say how much was done."""
     chance = random.Random(plan.seed)
-    while time.monotonic_ns() < plan.until:
+    while time.monotonic_ns() < plan.shared.until.value:
         for one in ones:
             one.turn(chance)
+        plan.shared.done[number] = sum(one.operations for one in ones)
     for one in ones:
         one.finish()
-    parts = [History.of(one.rows, one.flushes) for one in ones]
-    History.joined(parts).save(plan.path)
-    tell(
-        (
-            sum(one.operations for one in ones),
-            sum(one.reconnected for one in ones),
-            [problem for one in ones for problem in one.problems],
-        )
-    )

@@ -27,6 +27,10 @@ class Troubles:
             threading.Thread(target=self._guarded, args=(each,)) for each in (self._kill, self._collect)
         ]
 
+    @property
+    def kills(self) -> int:
+        return self.counts["kills of workers"] + self.counts["kills of fiskd"]
+
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
