@@ -62,13 +62,14 @@ def attributes(pairs: Iterable[str]) -> dict[str, str]:
     return found
 
 
+_MAX_DIGITS = 12
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def duration(text: str) -> int:
     """Read ``90``, ``15m``, ``1h``, ``7d`` or ``2w``; gives seconds, raises InvalidValue."""
     number, unit = (text[:-1], text[-1:]) if text[-1:].lower() in _SECONDS else (text, "s")
-    if not number.isdecimal():
+    if not number.isdecimal() or len(number) > _MAX_DIGITS:
         raise InvalidValue(f"'{text}' is not a time; write for example 30s, 15m, 1h, 7d or 2w")
     return int(number) * _SECONDS[unit.lower()]
 

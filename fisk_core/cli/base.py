@@ -19,9 +19,11 @@ from cliff.display import DisplayCommandBase
 from cliff.lister import Lister
 from cliff.show import ShowOne
 
+from fisk_core.cli.columns import shown
 from fisk_core.config import Home
 from fisk_core.dataplane import unixsocket
 from fisk_core.errors import FiskError, InvalidValue, Unavailable, from_oserror
+from fisk_core.text import printable
 
 if TYPE_CHECKING:
     from fisk_core.client import RemoteEngine
@@ -39,6 +41,8 @@ class FiskCommand(Command):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         self._parser = super().get_parser(prog_name)
+        usual = self._parser.error
+        self._parser.error = lambda message: usual(printable(message))  # type: ignore[method-assign]
         return self._parser
 
     def misuse(self, message: str) -> NoReturn:
@@ -62,7 +66,7 @@ class FiskCommand(Command):
     def _fail(self, error: FiskError) -> int:
         if self.app.options.debug:
             traceback.print_exc(file=self.app.stderr)
-        self.app.stderr.write(f"fisk: {error}\n")
+        self.app.stderr.write(f"fisk: {printable(str(error))}\n")
         return error.exit_status
 
     def get_epilog(self) -> str:
@@ -118,7 +122,7 @@ class FiskCommand(Command):
     def say(self, text: str) -> None:
         """Tell people something that no program reads; ``--quiet`` keeps it back."""
         if self.app.options.verbose_level:
-            self.app.stderr.write(f"{text}\n")
+            self.app.stderr.write(f"{printable(text)}\n")
 
 
 def _answers(path: Path) -> bool:
@@ -160,9 +164,18 @@ class _Displaying(FiskCommand, DisplayCommandBase[Any]):
 class FiskLister(_Displaying, Lister):
     """A command that prints rows."""
 
+    def produce_output(self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any) -> int:
+        rows = (tuple(map(shown, each)) for each in data)
+        status: int = super().produce_output(parsed_args, column_names, rows)
+        return status
+
 
 class FiskShow(_Displaying, ShowOne):
     """A command that prints the fields of one thing."""
+
+    def produce_output(self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any) -> int:
+        status: int = super().produce_output(parsed_args, column_names, tuple(map(shown, data)))
+        return status
 
     def fields(self, values: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
         return tuple(values), tuple(values.values())

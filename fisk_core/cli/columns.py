@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliff.columns import FormattableColumn
 
+from fisk_core.text import printable
 from fisk_core.units import format_size
 
 if TYPE_CHECKING:
@@ -27,21 +28,26 @@ class Text(FormattableColumn[str | None]):
     """A word that may be missing."""
 
     def human_readable(self) -> str:
-        return self._value or "-"
+        return printable(self._value) if self._value else "-"
 
 
 class Labels(FormattableColumn[dict[str, Any]]):
     """Keys and values."""
 
     def human_readable(self) -> str:
-        return ", ".join(f"{key}={value}" for key, value in sorted(self._value.items()))
+        return printable(", ".join(f"{key}={value}" for key, value in sorted(self._value.items())))
 
 
 class Words(FormattableColumn[list[str]]):
     """Several words, one a line for people."""
 
     def human_readable(self) -> str:
-        return "\n".join(self._value)
+        return "\n".join(map(printable, self._value))
+
+
+def shown(value: Any) -> Any:
+    """Give a cell that people can be shown: text that does more than to be read becomes Text."""
+    return Text(value) if isinstance(value, str) and not value.isprintable() else value
 
 
 class Time(FormattableColumn[str]):

@@ -20,6 +20,7 @@ from cliff.commandmanager import CommandManager
 from fisk_core import __version__
 from fisk_core.cli.base import forget_output, unread
 from fisk_core.errors import from_oserror
+from fisk_core.text import printable
 
 _LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 _TALKATIVE = ("alembic", "sqlalchemy", "stevedore", "cliff", "markdown_it")
@@ -110,7 +111,8 @@ class FiskApp(App):
         except ValueError:
             nearest = " or ".join(f"'{name}'" for name in self.get_fuzzy_matches(argv[0])[:3])
             guess = f"; did you mean {nearest}?" if nearest else ""
-            self.stderr.write(f"fisk: '{' '.join(argv)}' is not a command{guess} 'fisk help' lists them\n")
+            said = printable(" ".join(argv))
+            self.stderr.write(f"fisk: '{said}' is not a command{guess} 'fisk help' lists them\n")
             return 2
         return super().run_subcommand(argv)
 
@@ -125,7 +127,8 @@ class _LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         if isinstance(record.msg, Exception) and not record.exc_info:
             # cliff logs like this what a command did not expect: the text alone would explain nothing.
-            return f"fisk: unexpected {type(record.msg).__name__}: {record.msg} (--debug shows where)"
+            text = printable(str(record.msg))
+            return f"fisk: unexpected {type(record.msg).__name__}: {text} (--debug shows where)"
         return f"fisk: {super().format(record)}"
 
 
@@ -148,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as exc:
         error = from_oserror(exc, "write the output")
         forget_output()
-        sys.stderr.write(f"fisk: {error}\n")
+        sys.stderr.write(f"fisk: {printable(str(error))}\n")
         return error.exit_status
 
 

@@ -8,6 +8,7 @@ from oslo_log import log
 
 from fisk_core import __version__
 from fisk_core.api.request import request_id
+from fisk_core.text import printable
 
 
 class _RequestId(logging.Filter):
@@ -20,9 +21,20 @@ class _RequestId(logging.Filter):
         return True
 
 
+class _OneLine(logging.Filter):
+    """Escapes what strangers put into a message: it must not look like a line of its own."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if not message.isprintable():
+            record.msg, record.args = printable(message), None
+        return True
+
+
 def set_up(conf: cfg.ConfigOpts) -> None:
     """Log as configured; may be called again after the configuration changed."""
     log.setup(conf, "fiskd", __version__)
-    adder = _RequestId()
+    filters = (_RequestId(), _OneLine())
     for handler in logging.getLogger().handlers:
-        handler.addFilter(adder)
+        for each in filters:
+            handler.addFilter(each)

@@ -77,13 +77,21 @@ def attributes(labels: Mapping[str, str | None] | None) -> dict[str, str | None]
     for key, value in (labels or {}).items():
         if not key or len(key) > MAX_KEY or not key.isprintable():
             raise InvalidValue(f"'{key}' is not an attribute key: 1 to {MAX_KEY} printable characters")
-        if value is not None and len(value.encode()) > MAX_VALUE:
+        if value is not None and _encoded(key, value) > MAX_VALUE:
             raise LimitExceeded(f"the value of attribute '{key}' is longer than {MAX_VALUE} bytes")
         if value is not None and key.startswith(qos.PREFIX):
             qos.value_of(key, value)
         if value is not None:
             _removal(key, value)
     return dict(labels or {})
+
+
+def _encoded(key: str, value: str) -> int:
+    """Give the bytes of a value; a word of a command line that is no text cannot be one."""
+    try:
+        return len(value.encode())
+    except UnicodeEncodeError as exc:
+        raise InvalidValue(f"the value of attribute '{key}' is not text") from exc
 
 
 def _removal(key: str, value: str) -> None:
