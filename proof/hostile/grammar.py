@@ -68,13 +68,13 @@ class _Builder:
     def done(self) -> bool:
         return self._at >= len(self._program) or self._total > MAX_SENT
 
-    def bytes(self, count: int) -> bytes:
+    def take(self, count: int) -> bytes:
         part = self._program[self._at : self._at + count]
         self._at += count
         return part.ljust(count, b"\0")
 
     def number(self, width: int = 1) -> int:
-        return int.from_bytes(self.bytes(width), "big")
+        return int.from_bytes(self.take(width), "big")
 
     def pick(self, values: Sequence[T]) -> T:
         return values[self.number() % len(values)]
@@ -104,13 +104,13 @@ class _Builder:
 
     def odd_option(self) -> None:
         """An option with any data."""
-        self.put(_option(self.pick(_OPTIONS), self.bytes(self.number())))
+        self.put(_option(self.pick(_OPTIONS), self.take(self.number())))
 
     def lying_option(self) -> None:
         """An option whose inner lengths are anything."""
         option, data = self._usual(self.pick((6, 7, 9, 10)))
         at = self.number() % max(1, len(data) - 3)
-        self.put(_option(option, data[:at] + self.bytes(4) + data[at + 4 :]))
+        self.put(_option(option, data[:at] + self.take(4) + data[at + 4 :]))
 
     def long_option(self) -> None:
         """An option of a length that nobody wants; only part of it comes, or all."""
@@ -157,10 +157,10 @@ class _Builder:
 
     def odd_request(self) -> None:
         """The magic number, and anything."""
-        self.put(p.REQUEST_MAGIC.to_bytes(4, "big") + self.bytes(24))
+        self.put(p.REQUEST_MAGIC.to_bytes(4, "big") + self.take(24))
 
     def garbage(self) -> None:
-        self.put(self.bytes(self.number()))
+        self.put(self.take(self.number()))
 
     def cut(self) -> None:
         """Take back the end of what was said last: what follows is read as the rest of it."""

@@ -23,7 +23,7 @@ from fisk_core.engine import Engine
 from fisk_core.errors import FiskError
 from fisk_core.model import Fisk
 from proof.hostile.canary import Canaries
-from proof.hostile.inside import Order
+from proof.hostile.inside import Order, end_in_order
 from proof.hostile.judge import Broken, require
 from proof.hostile.target import resident
 
@@ -31,7 +31,20 @@ SIZE = 1 << 20
 LONGEST_SECONDS = 60.0
 """of one import; generous, for the machine may be busy"""
 _READ = 4 << 20  # of what was imported: the rest is beyond the data of our images
-_NUMBERS = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 40, 1 << 63, (1 << 64) - 1)
+_NUMBERS = (
+    0,
+    1,
+    0x7F,
+    0xFF,
+    0x7FFF,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    1 << 40,
+    1 << 63,
+    (1 << 64) - 1,
+)
 _KINDS: dict[str, tuple[str, ...]] = {
     "qcow2": (), "qcow2 compressed": ("-c",), "qcow2 old": ("-o", "compat=0.10"),
     "qcow2 extended": ("-o", "extended_l2=on,cluster_size=16k"), "vmdk": (),
@@ -93,8 +106,8 @@ class Attack:
         self.last = b""
         self._before = 0
         self._ways: tuple[Callable[[], bytes], ...] = (
-            self._flipped, self._flipped, self._numbered, self._numbered, self._cut, self._backed, self._external,
-            self._described, self._renamed, self._spliced, self._grown,
+            self._flipped, self._flipped, self._numbered, self._numbered, self._cut, self._backed,
+            self._external, self._described, self._renamed, self._spliced, self._grown,
         )  # fmt: skip
 
     def run(self, until: float) -> None:
@@ -117,7 +130,9 @@ class Attack:
         """Some bits of the header, or of anything."""
         image = self._any()
         for _ in range(self._chance.choice((1, 1, 2, 4, 32))):
-            at = self._chance.randrange(min(len(image), self._chance.choice((128, 1024, 1 << 17, len(image)))))
+            at = self._chance.randrange(
+                min(len(image), self._chance.choice((128, 1024, 1 << 17, len(image))))
+            )
             image[at] ^= 1 << self._chance.randrange(8)
         return bytes(image)
 
@@ -268,6 +283,7 @@ def _kept(image: bytes, order: Order) -> Path:
 
 
 if __name__ == "__main__":
+    end_in_order()
     order = Order(**json.loads(Path(sys.argv[1]).read_text()))
     os.environ["TMPDIR"] = order.home
     Path(order.report).write_text(json.dumps(asdict(run(order))))

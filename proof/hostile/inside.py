@@ -8,9 +8,11 @@ mutator that knows nothing makes them from the same seeds.  ORDER and the report
 import json
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +101,11 @@ class Session:
         os._exit(status)
 
 
+def end_in_order() -> None:
+    """Have SIGTERM unwind: what was started is ended."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 def mutate(seeds: Sequence[bytes], chance: random.Random) -> bytes:
     """Give an input made from one or two seeds, or from nothing."""
     data = bytearray(
@@ -140,6 +147,11 @@ def _guided(atheris: Any, session: Session, order: Order) -> None:
     atheris.Fuzz()
 
 
+def leave(context: AbstractContextManager[Any]) -> None:
+    """End what was begun with ``__enter__``."""
+    context.__exit__(None, None, None)
+
+
 def _atheris(order: Order) -> Any:
     """Give the module, None where it is not to be had."""
     if not order.guided:
@@ -162,7 +174,7 @@ def main() -> None:
     else:
         from proof.hostile.surfaces import surfaces
     context = surfaces(Path(order.home))
-    session = Session(order, context.__enter__(), lambda: context.__exit__(None, None, None) and None)
+    session = Session(order, context.__enter__(), lambda: leave(context))
     if atheris is None:
         _mutating(session, order)
     else:

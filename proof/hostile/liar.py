@@ -42,13 +42,13 @@ class _Script:
     def done(self) -> bool:
         return self._at >= len(self._program) or len(self.said) > _MAX_SAID
 
-    def bytes(self, count: int) -> bytes:
+    def take(self, count: int) -> bytes:
         part = self._program[self._at : self._at + count]
         self._at += count
         return part.ljust(count, b"\0")
 
     def number(self, width: int = 1) -> int:
-        return int.from_bytes(self.bytes(width), "big")
+        return int.from_bytes(self.take(width), "big")
 
     def pick(self, values: Sequence[T]) -> T:
         return values[self.number() % len(values)]
@@ -60,7 +60,7 @@ class _Script:
 
     def hello(self, mood: int) -> None:
         flags = 3 if mood & 7 else self.number(2)
-        self.said += p.HELLO.pack(p.INIT_MAGIC, p.OPTION_MAGIC, flags) if mood & 56 else self.bytes(18)
+        self.said += p.HELLO.pack(p.INIT_MAGIC, p.OPTION_MAGIC, flags) if mood & 56 else self.take(18)
 
     def structured(self) -> None:
         self.reply(p.OPT_STRUCTURED_REPLY, self.pick((p.REP_ACK, p.REP_ACK, p.REP_ACK, *_KINDS)))
@@ -75,7 +75,7 @@ class _Script:
         size, flags = self.pick(_SIZES), self.pick((0xFFFF, 0x0FFF, 3, 1, 0))
         info = (p.INFO_EXPORT_DATA.pack(p.INFO_EXPORT, size, flags),
                 p.INFO_BLOCK_SIZE_DATA.pack(p.INFO_BLOCK_SIZE, *self.pick(_BLOCKS)),
-                b"\0\2" + self.pick(_TEXTS), self.bytes(6))  # fmt: skip
+                b"\0\2" + self.pick(_TEXTS), self.take(6))  # fmt: skip
         for _ in range(self.number() % 4):
             self.reply(p.OPT_GO, p.REP_INFO, self.pick(info))
         self.reply(p.OPT_GO, p.REP_INFO, info[0])
@@ -84,7 +84,7 @@ class _Script:
     def odd_reply(self) -> None:
         option = self.pick((p.OPT_STRUCTURED_REPLY, p.OPT_SET_META_CONTEXT, p.OPT_GO, p.OPT_LIST, 99))
         head = p.OPTION_REPLY.pack(p.OPTION_REPLY_MAGIC, option, self.pick(_KINDS), self.pick(_LENGTHS))
-        self.said += head + self.bytes(self.number())
+        self.said += head + self.take(self.number())
 
     # Transmission
 
@@ -102,13 +102,13 @@ class _Script:
             p.CHUNK_OFFSET_HOLE: p.CHUNK_HOLE.pack(offset, self.pick((512, 4096, 65536, 0xFFFFFFFF, 0))),
             p.CHUNK_BLOCK_STATUS: b"\0\0\0\0" + p.STATUS_EXTENT.pack(length, 3) * (self.number() % 9),
             p.CHUNK_ERROR: p.CHUNK_ERROR_HEAD.pack(self.number(), self.number(2)) + self.pick(_TEXTS),
-        }.get(kind, self.bytes(self.number() % 32))
+        }.get(kind, self.take(self.number() % 32))
         said = self.pick((len(payload), len(payload), len(payload), *_LENGTHS))
         head = p.CHUNK.pack(p.STRUCTURED_REPLY_MAGIC, self.pick((1, 1, 0, 0xFFFF)), kind, cookie, said)
         self.said += head + payload
 
     def garbage(self) -> None:
-        self.said += self.bytes(self.number())
+        self.said += self.take(self.number())
 
     def again(self) -> None:
         self.said += self.said[-(1 + self.number(2)) :]

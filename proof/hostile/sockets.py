@@ -28,7 +28,7 @@ from fisk_core.dataplane.launch import Worker, start_worker
 from fisk_core.dataplane.server import ServeOptions
 from fisk_core.dataplane.spec import TlsOptions
 from proof.hostile.grammar import World, conversation
-from proof.hostile.inside import Order, mutate, seeds_in
+from proof.hostile.inside import Order, end_in_order, mutate, seeds_in
 from proof.hostile.judge import CHANGES, Asked, Broken, Judge, Offer, Shadow, Verdict, require
 from proof.hostile.target import NAME, SIZE, TOKEN, Scene, scene, try_receive, try_send
 
@@ -398,5 +398,6 @@ def _settled(ground: Field, before: int) -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     order = Order(**json.loads(Path(sys.argv[1]).read_text()))
     Path(order.report).write_text(json.dumps(asdict(run(order))))

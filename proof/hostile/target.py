@@ -27,7 +27,7 @@ from proof.hostile.grammar import Conversation, World
 from proof.hostile.judge import CHANGES, Broken, Judge, Offer, Shadow, Verdict
 
 SIZE = 512 << 10
-GEOMETRY = {"block_size": 512, "page_size": 2048}
+BLOCK, PAGE = 512, 2048
 HANG_SECONDS = 20.0
 """after which a server that is not quiet hangs; generous, for the machine may be busy"""
 NAME, FROZEN, ORDERED, SENTINEL = "attacked", "before", "ordered", "sentinel"
@@ -58,10 +58,13 @@ def pattern(seed: int, length: int) -> bytes:
 def scene(home: Path) -> Iterator[Scene]:
     """Make an engine with these Fisks."""
     with Engine.open(home) as engine:
-        other, secret = engine.create(SENTINEL, SIZE, **GEOMETRY), pattern(0x5EC12E75EC12E7, SIZE)
+        other, secret = (
+            engine.create(SENTINEL, SIZE, block_size=BLOCK, page_size=PAGE),
+            pattern(0x5EC12E75EC12E7, SIZE),
+        )
         with engine.open_disk(SENTINEL, writable=True) as disk:
             disk.write(0, secret)
-        engine.create(NAME, SIZE, **GEOMETRY)
+        engine.create(NAME, SIZE, block_size=BLOCK, page_size=PAGE)
         with engine.open_disk(NAME, writable=True) as disk:
             disk.write(0, pattern(1, SIZE // 2))
         frozen = [engine.snapshot(NAME, FROZEN), engine.snapshot(SENTINEL, "sentinel-before")]
