@@ -22,6 +22,7 @@ MODULES: tuple[str, ...] = (
     "proof.hostile.run",
     "proof.concurrency.run",
     "proof.filesystems.run",
+    "proof.kernelnbd.run",
     "proof.soak.run",
 )
 """the modules that file a proof, in the order in which they run"""

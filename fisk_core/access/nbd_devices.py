@@ -142,7 +142,7 @@ class NbdDevice:
         except OSError as exc:
             raise from_oserror(exc, "make an NBD device") from exc
         made = cls(U32.unpack(answer[INDEX])[0], name)
-        made.look_every(LOOK_SECONDS)
+        made._look_every(LOOK_SECONDS)
         return made
 
     @property
@@ -157,9 +157,10 @@ class NbdDevice:
     def sector_size(self) -> int:
         return int((self._directory / "queue" / "logical_block_size").read_text())
 
-    def look_every(self, seconds: float) -> None:
+    def _look_every(self, seconds: float) -> None:
         """Say after how long the kernel looks at a request without an answer (the limit itself is none)."""
-        (self._directory / "queue" / "io_timeout").write_text(f"{int(seconds * 1000)}\n")
+        with suppress(OSError):  # where sysfs cannot be written, it is what it was: seldom, but it looks
+            (self._directory / "queue" / "io_timeout").write_text(f"{int(seconds * 1000)}\n")
 
     def change(self, size: int, sock: int | None = None) -> None:
         """Set size and, where one is dead, connection; raises NotFound when the device is gone, PoolError."""
@@ -189,8 +190,7 @@ class NbdDevice:
 
     def disconnect(self) -> None:
         """Take the device away, from those who use it too: they get errors, and it goes with the last."""
-        with suppress(FileNotFoundError):
-            self.look_every(_LOOK_BY_DEFAULT)  # whoever has the number next knows nothing of ours
+        self._look_every(_LOOK_BY_DEFAULT)  # whoever has the number next knows nothing of ours
         try:
             with Family(FAMILY) as family:
                 family.ask(DISCONNECT, netlink.attribute(INDEX, U32.pack(self.index)))
