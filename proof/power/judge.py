@@ -175,6 +175,24 @@ class Comparison:
         after = [doubt.after for doubt in self._promises.doubts.values()]
         return [problem for fisks in after for problem in self._compare(found, fisks)]
 
+    def write(self) -> Iterator[str]:
+        """Open a Fisk for writing, write a block, and read everything of it."""
+        with self._engine.catalog.read() as conn:
+            live = [each for each in fisks.records(conn) if each.state == State.LIVE]
+        if not live:
+            return
+        record = self._pick.choice(live)
+        content = bytearray(self._content[record.name])
+        at = self._pick.randrange(-(-record.size // record.block_size)) * record.block_size
+        data = self._pick.randbytes(min(record.block_size, record.size - at))
+        with self._engine.open_disk(record.id, writable=True) as disk:
+            if disk.read(0, disk.size) != content:
+                yield f"Fisk {record.name} changed when it was opened for writing"
+            disk.write(at, data)
+            disk.flush()
+        content[at : at + len(data)] = data
+        self._content[record.name] = bytes(content)
+
     def again(self) -> list[str]:
         """Read everything once more; gives what differs from what was read before."""
         before, self._content = self._content, {}
@@ -184,9 +202,10 @@ class Comparison:
 
 
 def use(engine: Engine, compare: Comparison, pick: random.Random) -> Iterator[str]:
-    """Go on as if nothing had happened: settle, collect, make and write and delete a Fisk."""
+    """Go on as if nothing had happened: write, settle, collect, make and delete a Fisk."""
     if compare.takes_over:
         yield from compare.take_over()
+    yield from compare.write()
     engine.settle()
     engine.collect()
     yield from compare.again()

@@ -33,6 +33,8 @@ class Kind:
     play: Callable[[Script], None]
     fresh: bool = False
     """cut from the making of the home on; otherwise there are some Fisks first"""
+    checksum: bool = False
+    """of data, in the default pool"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +115,11 @@ KINDS = (
     Kind("in process, tiny blocks", TINY, _in_process),
     Kind("served, tiny blocks", TINY, _served),
     Kind("a new home", TINY, _begin, fresh=True),
+    Kind("served, checksums", TINY, _served, checksum=True),
     Kind("served, usual blocks", USUAL, _served),
     Kind("pools", SMALL, _pools),
     Kind("in process, small pages", SMALL, _in_process),
+    Kind("in process, checksums", SMALL, _in_process, checksum=True),
     Kind("a lost catalog", TINY, _rescan),
 )
 
@@ -129,6 +133,8 @@ def record(kind: Kind, seed: str, place: Place) -> list[Record]:
                 notes.begin("start", home=HOME)
             with Engine.open(root / HOME) as engine:
                 script = Script(root, notes, random.Random(seed), kind.shape, engine, place.outside, zygote)
+                if kind.checksum:
+                    engine.create_pool("default", options={"checksum": "crc32"})
                 if not kind.fresh:
                     _begin(script)
                     script.create()
