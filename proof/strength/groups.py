@@ -29,7 +29,15 @@ GROUPS = (
         tuple(f"blockmap/{name}" for name in ("__init__", "blob", "diff", "pagemap", "source", "stored")),
         tuple(
             f"unit/test_{name}"
-            for name in ("blob", "blob_bytes", "diff", "pagemap", "pagemap_stored", "log_bytes")
+            for name in (
+                "blob",
+                "blob_bytes",
+                "diff",
+                "pagemap",
+                "pagemap_stored",
+                "stored_period",
+                "verified_reads",
+            )
         ),
     ),
     Group(
