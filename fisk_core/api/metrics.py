@@ -21,6 +21,7 @@ LOG = logging.getLogger(__name__)
 _LABELS = ("fisk", "name")
 _COUNTERS = {
     "errors": "Requests answered with an error.",
+    "corrupt": "Requests answered with an error because stored data or metadata is damaged.",
     "cold_reads": "Reads that had to wait for the device.",
     "throttled": "Seconds connections waited because of limits.",
 }

@@ -46,7 +46,8 @@ def find(directory: Path, token: bytes) -> Route | None:
     try:
         fields = json.loads(text)
         route = Route(str(fields["control"]), bool(fields["read_only"]))
-        if fields["crc32"] != _checksum(path.name, route):
+        # One that a daemon of an earlier version wrote has these two fields and no others.
+        if fields.keys() != {"control", "read_only"} and fields["crc32"] != _checksum(path.name, route):
             raise ValueError("it does not match its checksum")
         return route
     except (ValueError, KeyError, TypeError) as exc:

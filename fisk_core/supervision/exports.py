@@ -17,9 +17,10 @@ from urllib.parse import quote
 
 from fisk_core.config import Home
 from fisk_core.dataplane import routes
-from fisk_core.errors import from_oserror
+from fisk_core.errors import Corrupt, from_oserror
 
 _TOKEN = 43
+_SECRET_BYTES = 32
 
 
 class Exports:
@@ -79,16 +80,25 @@ class Exports:
 
 
 def _secret(path: Path) -> bytes:
-    """Give the home's secret, made at first use: whole or not at all, whoever else makes it too."""
+    """Give the home's secret, made at first use: whole or not at all, whoever else makes it too.
+
+    Raises Corrupt for one that could be guessed; without it, another is made, and every name changes.
+    """
     with suppress(FileNotFoundError):
-        return path.read_bytes()
+        return _require_whole(path, path.read_bytes())
     new = path.with_name(f"{path.name}.{os.getpid()}")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
-        file.write(secrets.token_bytes(32))
+        file.write(secrets.token_bytes(_SECRET_BYTES))
         file.flush()
         os.fsync(file.fileno())
     with suppress(FileExistsError):
         os.link(new, path)
     new.unlink()
-    return path.read_bytes()
+    return _require_whole(path, path.read_bytes())
+
+
+def _require_whole(path: Path, secret: bytes) -> bytes:
+    if len(secret) != _SECRET_BYTES or not any(secret):
+        raise Corrupt(f"{path} is damaged; remove it, and every export gets another name")
+    return secret
