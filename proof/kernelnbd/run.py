@@ -44,6 +44,6 @@ def run(context: Context) -> list[Figure]:
         raise ProofFailed("\n".join([*console[-100:], f"See it again: {again}"]))
     return [
         exactly("steps in the guest that went as they must", steps, int(figures["steps"])),
-        at_least("kills of worker, daemon and keeper under load", figures["kills"], LEAST_KILLS),
-        at_least("blocks written past the cache, each found right", figures["blocks"], LEAST_BLOCKS),
+        at_least("kills of worker, daemon and keeper under load", int(figures["kills"]), LEAST_KILLS),
+        at_least("blocks written past the cache, each found right", int(figures["blocks"]), LEAST_BLOCKS),
     ]
