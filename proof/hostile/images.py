@@ -110,12 +110,12 @@ class Attack:
             self._external, self._described, self._renamed, self._spliced, self._grown,
         )  # fmt: skip
 
-    def run(self, until: float) -> None:
+    def run(self, go_on: Callable[[int], bool]) -> None:
         """Raises Broken."""
         for kind, image in self._pristine.items():
             self._import(image, kind)
         self._before = resident()
-        while time.monotonic() < until:
+        while go_on(self.report.images):
             way = self._chance.choice(self._ways)
             self.counts[way.__name__.strip("_")] += 1
             self._import(way(), None)
@@ -265,7 +265,7 @@ def run(order: Order) -> Report:
     with Engine.open(home / "home") as engine:
         attack = Attack(engine, folder, order.seed)
         try:
-            attack.run(time.monotonic() + order.seconds)
+            attack.run(order.clock())
         except Broken as exc:
             attack.report.broken = str(exc)
             attack.report.input = str(_kept(attack.last, order))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from proof.hostile.surfaces import Surfaces
 
 MAX_INPUT = 400
+LONGER = 4
 WARM = 3000
 """inputs after which memory and descriptors are looked at for the first time"""
 _LOOK_EVERY = 256
@@ -35,7 +36,19 @@ class Order:
     home: str
     seeds: str
     report: str
+    least: int = 0
+    """how much is to be done, also where that takes longer, up to LONGER times ``seconds``"""
     guided: bool = True
+
+    def clock(self) -> Callable[[int], bool]:
+        """Begin; what it gives says whether to go on, told how much is done."""
+        began = time.monotonic()
+
+        def go_on(done: int) -> bool:
+            taken = time.monotonic() - began
+            return taken < self.seconds or (done < self.least and taken < LONGER * self.seconds)
+
+        return go_on
 
 
 @dataclass
@@ -60,7 +73,7 @@ class Session:
         from proof.hostile import target
 
         self._target, self._order, self._surfaces, self._finish = target, order, surfaces, finish
-        self._until = time.monotonic() + order.seconds
+        self._go_on = order.clock()
         self._report = Report()
         self._before = (0, 0)
         self._most = 0
@@ -78,7 +91,7 @@ class Session:
             self._before = self._target.resident(), self._target.descriptors()
         if not report.inputs % _LOOK_EVERY:
             self._most = max(self._most, self._target.resident())
-            if time.monotonic() > self._until:
+            if not self._go_on(report.inputs):
                 self._measure()
                 try:
                     self._finish()

@@ -18,7 +18,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,10 +132,10 @@ class Attack:
         self._around = sorted(os.listdir(home.parent))
         self._ways = (self._post, self._post, self._post, self._look, self._query, self._label, self._headers)
 
-    def run(self, until: float) -> None:
+    def run(self, go_on: Callable[[int], bool]) -> None:
         """Raises Broken."""
         number, before = 0, 0
-        while time.monotonic() < until:
+        while go_on(number):
             number += 1
             if number % 40 == 0:
                 self._command()
@@ -318,7 +318,7 @@ def run(order: Order) -> Report:
         attack = Attack(fiskd, home, order.seed)
         before = descriptors()
         try:
-            attack.run(time.monotonic() + order.seconds)
+            attack.run(order.clock())
         except Broken as exc:
             attack.report.broken, attack.report.input = str(exc), attack.last
         finally:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -184,13 +184,13 @@ class Assault:
         self._before = [_resident(pid) for pid in ground.pids]
         self.last = b""
 
-    def run(self, until: float) -> None:
+    def run(self, go_on: Callable[[int], bool]) -> None:
         """Raises Broken."""
         self._field.check_alive()
-        for batch in range(1 << 30):
-            if time.monotonic() > until:
-                break
-            self._batch(batch)
+        number = 0
+        while go_on(self.report.conversations):
+            self._batch(number)
+            number += 1
         self._flood()
         while self._lingering:
             self._lingering.popleft().close()
@@ -381,7 +381,7 @@ def run(order: Order) -> Report:
         assault = Assault(order, ground)
         report, files = assault.report, _descriptors(ground.pids)
         try:
-            assault.run(time.monotonic() + order.seconds)
+            assault.run(order.clock())
             report.descriptors = _settled(ground, files)
         except Broken as exc:
             report.broken, report.input = str(exc), assault.last.hex()

@@ -23,8 +23,9 @@ class Surfaces:
         self.counts: Counter[str] = Counter()
         self._world = scene.world
         self._network = replace(scene.world, export=TOKEN.encode())
-        self._live, self._frozen = Trial(live, False), Trial(frozen, True)
-        self._lines = control.Lines(ordered.server, ordered.turn)
+        self.live = live
+        self.trial, self._frozen = Trial(live, False), Trial(frozen, True)
+        self.lines = control.Lines(ordered.server, ordered.turn)
         self._document = asdict(frozen.server.disk.spec), asdict(frozen.server.options)
         self._surfaces: tuple[Callable[[bytes], None], ...] = (
             self._converse, self._converse, self._converse, self._read, self._receive, self._receive,
@@ -38,7 +39,7 @@ class Surfaces:
             self.counts["inputs"] += 1
 
     def _converse(self, program: bytes) -> None:
-        verdict = self._live.run(conversation(program, self._world))
+        verdict = self.trial.run(conversation(program, self._world))
         self.counts["requests"] += len(verdict.requests)
         self.counts["replies"] += verdict.replies
         self.counts["options"] += verdict.options
@@ -47,13 +48,13 @@ class Surfaces:
         self._frozen.run(conversation(program, self._world))
 
     def _receive(self, program: bytes) -> None:
-        self._live.run(conversation(program, self._network), through_acceptor=True)
+        self.trial.run(conversation(program, self._network), through_acceptor=True)
 
     def _listen(self, program: bytes) -> None:
         self.counts[f"client: {liar.listen(program)}"] += 1
 
     def _command(self, program: bytes) -> None:
-        self._lines.run(program)
+        self.lines.run(program)
 
     def _deliver(self, program: bytes) -> None:
         spec, options = self._document
