@@ -5,10 +5,12 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from fisk_core.cli import arguments, progress
-from fisk_core.cli.base import FiskCommand, FiskLister, FiskShow
+from fisk_core.cli.base import FiskLister, FiskShow
+from fisk_core.cli.by_id import ForEach, ShowById
 from fisk_core.cli.columns import Size, Text, Time, labels
 
 if TYPE_CHECKING:
+    from fisk_core.client import RemoteEngine
     from fisk_core.model import Job
 
 
@@ -60,31 +62,18 @@ class List(FiskLister):
         return ("ID", "Kind", "State", "Host", "Done", "Total", "Created At"), rows
 
 
-class Show(FiskShow):
+class Show(ShowById):
     """Show a job."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("id", metavar="ID")
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        with self.daemon() as engine:
-            return self.fields(_details(engine.jobs.get(parsed_args.id)))
+    def find(self, engine: "RemoteEngine", id: str) -> dict[str, Any]:
+        return _details(engine.jobs.get(id))
 
 
-class Cancel(FiskCommand):
+class Cancel(ForEach):
     """Have jobs end and undo what they began; those that are over stay as they are."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("ids", metavar="ID", nargs="+")
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> None:
-        with self.daemon() as engine:
-            for each in parsed_args.ids:
-                engine.jobs.cancel(each)
+    def act(self, engine: "RemoteEngine", id: str) -> None:
+        engine.jobs.cancel(id)
 
 
 class Wait(FiskShow):

@@ -5,11 +5,13 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from fisk_core.cli import arguments
-from fisk_core.cli.base import FiskCommand, FiskLister, FiskShow
+from fisk_core.cli.base import FiskLister, FiskShow
+from fisk_core.cli.by_id import ForEach
 from fisk_core.cli.columns import Size, Text, Time
 from fisk_core.units import parse_size
 
 if TYPE_CHECKING:
+    from fisk_core.client import RemoteEngine
     from fisk_core.model import RangeLock
 
 
@@ -55,18 +57,11 @@ class Acquire(FiskShow):
         return self.fields(_details(lock))
 
 
-class Release(FiskCommand):
+class Release(ForEach):
     """End locks; one that has ended already is fine."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("ids", metavar="ID", nargs="+")
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> None:
-        with self.daemon() as engine:
-            for each in parsed_args.ids:
-                engine.locks.release(each)
+    def act(self, engine: "RemoteEngine", id: str) -> None:
+        engine.locks.release(id)
 
 
 class List(FiskLister):

@@ -5,10 +5,12 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from fisk_core.cli import arguments
-from fisk_core.cli.base import FiskCommand, FiskLister, FiskShow
+from fisk_core.cli.base import FiskLister, FiskShow
+from fisk_core.cli.by_id import ForEach, ShowById
 from fisk_core.cli.columns import Seconds, Text, Time, labels
 
 if TYPE_CHECKING:
+    from fisk_core.client import RemoteEngine
     from fisk_core.model import Retention, Schedule
 
 _KEPT = {
@@ -117,17 +119,11 @@ class List(FiskLister):
         return ("ID", "Fisk", "Interval", "Keep", "Enabled", "Next Run"), rows
 
 
-class Show(FiskShow):
+class Show(ShowById):
     """Show a schedule."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("id", metavar="ID")
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        with self.daemon() as engine:
-            return self.fields(_details(engine.schedules.get(parsed_args.id)))
+    def find(self, engine: "RemoteEngine", id: str) -> dict[str, Any]:
+        return _details(engine.schedules.get(id))
 
 
 class Set(FiskShow):
@@ -156,15 +152,8 @@ class Set(FiskShow):
             return self.fields(_details(engine.schedules.set(parsed_args.id, **changes)))
 
 
-class Delete(FiskCommand):
+class Delete(ForEach):
     """End schedules; their snapshots stay."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("ids", metavar="ID", nargs="+")
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> None:
-        with self.daemon() as engine:
-            for each in parsed_args.ids:
-                engine.schedules.delete(each)
+    def act(self, engine: "RemoteEngine", id: str) -> None:
+        engine.schedules.delete(id)

@@ -2,11 +2,16 @@
 """``fisk token …``: who may come in over TCP."""
 
 import argparse
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fisk_core.cli import arguments
-from fisk_core.cli.base import FiskCommand, FiskLister, FiskShow
+from fisk_core.cli.base import FiskLister, FiskShow
+from fisk_core.cli.by_id import ForEach
 from fisk_core.cli.columns import Text, Time
+
+if TYPE_CHECKING:
+    from fisk_core.client import RemoteEngine
 
 
 class Create(FiskShow):
@@ -49,15 +54,10 @@ class List(FiskLister):
         return ("Name", "ID", "Role", "Created At", "Expires"), rows
 
 
-class Delete(FiskCommand):
+class Delete(ForEach):
     """Remove tokens: nobody comes in with them any more."""
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("names", metavar="NAME", nargs="+", help="Names or ids.")
-        return parser
+    named: ClassVar[Mapping[str, Any]] = {"metavar": "NAME", "help": "Names or ids."}
 
-    def take_action(self, parsed_args: argparse.Namespace) -> None:
-        with self.daemon() as engine:
-            for each in parsed_args.names:
-                engine.tokens.delete(each)
+    def act(self, engine: "RemoteEngine", id: str) -> None:
+        engine.tokens.delete(id)
