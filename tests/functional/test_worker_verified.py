@@ -40,8 +40,10 @@ def refused(client, offset, length):
     return caught.value.errno == errno.EIO or "does not match" in str(caught.value)
 
 
-def test_damage_under_a_worker_is_refused_counted_and_named(pool, capfd, served):
+def test_damage_under_a_worker_is_refused_counted_and_named(pool, served, capfd):
     content = os.urandom(64 * BLOCK)
+    served.stop()
+    served.start()  # so that what it says is captured
     with served.connect() as client:
         client.write(0, content)
         client.flush()
