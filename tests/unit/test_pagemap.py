@@ -55,6 +55,11 @@ def test_random_changes(geometry, seed):
         }
         model[first : first + count] = [owner] * count
         assert changed <= set(block_map.dirty)
+        first = chance.randrange(blocks)
+        count = chance.randrange(min(200, blocks - first) + 1)
+        assert [owner for _, n, owner in block_map.runs(first, count) for _ in range(n)] == model[
+            first : first + count
+        ]
         if turn % 60 == 59:
             assert owners_of(block_map) == model
             if chance.random() < 0.5:
@@ -111,9 +116,10 @@ def test_owning_again_changes_nothing():
 def test_a_map_names_so_many_layers_and_no_more(monkeypatch):
     monkeypatch.setattr(pagemap, "MAX_ALIAS", 3)
     block_map = BlockMap(Empty(TINY), 1 << 20)
-    for _ in range(3):
-        block_map.begin_period(new_id())
-    with pytest.raises(LimitExceeded):
+    for live in (1, 2, 3):
+        block_map.begin_period(layer := new_id())
+        assert (block_map.live, block_map.layers[live:]) == (live, [layer])
+    with pytest.raises(LimitExceeded, match="a map can name 3 layers and this one does"):
         block_map.begin_period(new_id())
 
 
