@@ -11,21 +11,21 @@ may be done long after the second, over newer data.  With one connection and no 
 as that connection is there.  A request is made again only after the connection was replaced.
 """
 
+import errno
 import os
+import re
 import shutil
-import stat
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from fisk_core.access import loops, netlink
+from fisk_core.access import loops, netlink, openers
 from fisk_core.access.netlink import U32, U64, Family
 from fisk_core.dataplane import protocol as p
-from fisk_core.errors import InUse, NotFound, PoolError, from_oserror
+from fisk_core.errors import InUse, MissingTool, NotFound, PoolError, from_oserror
 
 FAMILY, GROUP = "nbd", "nbd_mc_group"
 CONNECT, DISCONNECT, RECONFIGURE, LINK_DEAD = 1, 2, 3, 4
@@ -38,6 +38,8 @@ _LOOK_BY_DEFAULT = 30.0
 _BUSY_SECONDS = 1.0
 """For those that only look at a new device, as udev does."""
 _READ_ONLY_FLAGS = p.TFLAG_HAS_FLAGS | p.TFLAG_READ_ONLY | p.TFLAG_ROTATIONAL | p.TFLAG_CAN_MULTI_CONN
+_FIRST_KERNEL = (5, 14)
+_TOO_OLD = "the kernel's module nbd cannot name its devices; Linux 5.14 is the first that can"
 _SYSFS = Path("/sys/block")
 _MODULE = Path("/sys/module/nbd")
 
@@ -51,22 +53,31 @@ def lacking() -> str | None:
             return "the kernel module nbd is not loaded, and there is no modprobe (Debian: kmod)"
         if subprocess.run(["modprobe", "--dry-run", "--quiet", "nbd"], capture_output=True).returncode:
             return "this kernel has no module nbd"
-        return None
+        return None if _kernel() >= _FIRST_KERNEL else _TOO_OLD
     try:
         with Family(FAMILY) as family:
             if 0 < family.most_attributes < BACKEND:  # 0: it does not say
-                return "the kernel's module nbd cannot name its devices; Linux 5.14 is the first that can"
+                return _TOO_OLD
     except NotFound as exc:
         return str(exc)
     return None
 
 
+def _kernel() -> tuple[int, ...]:
+    """Give the first two numbers of the running kernel's version."""
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+
+
 def load() -> None:
-    """Have the kernel's NBD client loaded; raises PoolError."""
-    if not _MODULE.exists():
-        done = subprocess.run(["modprobe", "nbd"], capture_output=True, text=True)
-        if done.returncode:
-            raise PoolError(f"modprobe nbd: {done.stderr.strip()}")
+    """Have the kernel's NBD client loaded; raises MissingTool, PoolError."""
+    # Asked again once it is there: a module too old would make devices that nobody finds.
+    for _ in range(2):
+        if sentence := lacking():
+            raise MissingTool(f"a device of the kernel's NBD client: {sentence}")
+        if not _MODULE.exists():
+            done = subprocess.run(["modprobe", "nbd"], capture_output=True, text=True)
+            if done.returncode:
+                raise PoolError(f"modprobe nbd: {done.stderr.strip()}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,16 +188,23 @@ class NbdDevice:
         """Give a descriptor that keeps mounts and the like away; raises InUse while anybody uses it."""
         deadline = time.monotonic() + _BUSY_SECONDS
         while True:
-            fd = -1
-            with suppress(OSError):
-                fd = os.open(self.path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
-            if fd >= 0:
-                if not self._is_open_elsewhere():
+            fd = self._open_alone()
+            if fd is not None:
+                if not self._is_open_elsewhere(fd):
                     return fd
                 os.close(fd)
             if time.monotonic() > deadline:
                 raise InUse(f"{self.path} is in use (mounted, or open in some process); free it, or force")
             time.sleep(0.05)
+
+    def _open_alone(self) -> int | None:
+        """Open it, so that nobody can mount it; None while somebody has done so."""
+        try:
+            return os.open(self.path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+        except OSError as exc:
+            if exc.errno == errno.EBUSY:
+                return None
+            raise from_oserror(exc, f"open {self.path}") from exc
 
     def disconnect(self) -> None:
         """Take the device away, from those who use it too: they get errors, and it goes with the last."""
@@ -206,19 +224,6 @@ class NbdDevice:
                 found.add(os.makedev(int(major), int(minor)))
         return found
 
-    def _is_open_elsewhere(self) -> bool:
-        """Whether another process has it open, or a loop device is over it."""
-        numbers = self._numbers()
-        return bool(loops.devices_of(self.path)) or any(each in numbers for each in _open_devices())
-
-
-def _open_devices() -> Iterator[int]:
-    """Give the numbers of the block devices that other processes have open."""
-    mine = str(os.getpid())
-    for fd in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):  # it ended, or closed it
-            # Only what is called a device is asked: a file system that hangs would have us hang as well.
-            if fd.parts[2] != mine and "/dev/" in os.readlink(fd):
-                status = fd.stat()
-                if stat.S_ISBLK(status.st_mode):
-                    yield status.st_rdev
+    def _is_open_elsewhere(self, claimed: int) -> bool:
+        """Whether anybody has it open but for our descriptor ``claimed``, or a loop device is over it."""
+        return bool(loops.devices_of(self.path)) or openers.has_others(self._numbers(), claimed)

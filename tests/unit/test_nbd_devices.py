@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices of the kernel's NBD client: what it is told of them.  What it does with it: ``proof.kernelnbd``."""
 
+import os
+import subprocess
+from pathlib import Path
 from struct import pack
 
-from fisk_core.access import nbd_devices, netlink
+import pytest
+
+from fisk_core.access import loops, nbd_devices, netlink
 from fisk_core.access.nbd_devices import NbdDevice, Shape, change_message, connect_message
 from fisk_core.dataplane import protocol as p
+from fisk_core.errors import InUse, MissingTool, NotFound, PoolError
 
 FLAGS = p.TFLAG_HAS_FLAGS | p.TFLAG_SEND_FLUSH | p.TFLAG_SEND_FUA | p.TFLAG_SEND_TRIM | p.TFLAG_CAN_MULTI_CONN
 
@@ -64,8 +70,13 @@ def test_a_host_without_the_module(monkeypatch, tmp_path):
     (tmp_path / "modprobe").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "modprobe").chmod(0o755)
     assert nbd_devices.lacking() == "this kernel has no module nbd"
-    (tmp_path / "modprobe").write_text('#!/bin/sh\n[ "$1" = --dry-run ]\n')
+    (tmp_path / "modprobe").write_text('#!/bin/sh\n[ "$1" = --dry-run ] || { echo no key >&2; exit 1; }\n')
     assert nbd_devices.lacking() is None
+    with pytest.raises(PoolError, match="modprobe nbd: no key"):
+        nbd_devices.load()
+    monkeypatch.setattr(nbd_devices, "_FIRST_KERNEL", (1000, 0))
+    with pytest.raises(MissingTool, match=r"5\.14"):
+        nbd_devices.load()
 
 
 def test_a_module_that_cannot_be_asked(monkeypatch, tmp_path):
@@ -86,3 +97,51 @@ class Old(netlink.Family):
     def __init__(self, name):
         super().__init__("nlctrl")
         self.most_attributes = 9
+
+
+@pytest.fixture
+def device(tmp_path, monkeypatch):
+    """A loop device stands for one of the kernel's client: it is asked for the same."""
+    if lacking := loops.lacking() or (os.geteuid() and "it takes root"):
+        pytest.skip(str(lacking))
+    (tmp_path / "file").write_bytes(bytes(1 << 20))
+    done = subprocess.run(
+        ["losetup", "--find", "--show", tmp_path / "file"], capture_output=True, text=True, check=True
+    )
+    path = Path(done.stdout.strip())
+    monkeypatch.setattr(NbdDevice, "path", path)
+    monkeypatch.setattr(nbd_devices, "_BUSY_SECONDS", 0.0)
+    yield NbdDevice(0, "mine")
+    subprocess.run(["losetup", "--detach", path], check=True)
+
+
+def test_a_device_that_is_open_is_not_claimed(device):
+    os.close(device.claim())
+    with device.path.open("rb"), pytest.raises(InUse, match="open in some process"):
+        device.claim()
+    os.close(device.claim())
+
+
+def test_a_device_that_another_process_has_open_is_not_claimed(device):
+    with (
+        device.path.open("rb") as file,
+        subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[file.fileno()]) as other,
+    ):
+        file.close()
+        with pytest.raises(InUse):
+            device.claim()
+        other.communicate(b"")
+    os.close(device.claim())
+
+
+def test_a_device_that_somebody_has_for_himself_is_not_claimed(device):
+    held = os.open(device.path, os.O_RDONLY | os.O_EXCL)
+    with pytest.raises(InUse):
+        device.claim()
+    os.close(held)
+
+
+def test_a_device_that_is_not_there_is_not_in_use(tmp_path, monkeypatch):
+    monkeypatch.setattr(NbdDevice, "path", tmp_path / "none")
+    with pytest.raises(NotFound, match="none"):
+        NbdDevice(0, "mine").claim()
