@@ -29,7 +29,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("groups", nargs="*", choices=[*names, []], metavar="GROUP", help=", ".join(names))
     parser.add_argument("--survivors", action="store_true", help="show what each surviving mutant changes")
     parser.add_argument("--again", action="store_true", help="try only those that survived the last time")
-    parser.add_argument("--half", action="store_true", help="try every other mutant")
+    parser.add_argument(
+        "--part", type=int, default=1, choices=[1, 2, 5, 10], help="try every so many-th mutant"
+    )
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args(words)
 
@@ -44,7 +46,7 @@ def main() -> int:
         directory, started = ROOT / ".work" / "strength" / group.name.replace(" ", "-"), time.monotonic()
         try:
             with scratch_directory() as scratch:
-                score = run(group, directory, chosen.processes, scratch, again=chosen.again, half=chosen.half)
+                score = run(group, directory, chosen.processes, scratch, again=chosen.again, part=chosen.part)
         except subprocess.CalledProcessError:
             console.print((directory / "log").read_text()[-4000:], markup=False, highlight=False)
             console.print(f"the tests of {group.name} do not pass as they are", style="bold red")

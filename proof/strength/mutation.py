@@ -76,6 +76,8 @@ timeout_constant = 3
 use_git_change_detection = false
 track_dependencies = false
 """
+_PARTS = {2: "*__mutmut_*[13579]", 5: "*__mutmut_*[27]", 10: "*__mutmut_*4"}
+"""names of every n-th mutant of a function"""
 _SURVIVED = {0: "survived", 5: "no test", 33: "no test"}
 _UNKNOWN = {None, 2, 34}
 """not run, interrupted, left out"""
@@ -118,13 +120,14 @@ def _lines(words: list[str]) -> str:
 
 
 def run(
-    group: Group, directory: Path, processes: int, scratch: Path, *, again: bool = False, half: bool = False
+    group: Group, directory: Path, processes: int, scratch: Path, *, again: bool = False, part: int = 1
 ) -> Score:
     """Mutate a group and give the score; raises CalledProcessError when its tests fail without that.
 
-    ``again`` tries those that survived the last time against the tests of now, and no others.
+    ``part`` n tries every n-th mutant (2, 5 or 10).  ``again`` tries only those that survived the last time,
+    against the tests of now.
     """
-    chosen = ["*__mutmut_*[13579]"] if half else []
+    chosen = [_PARTS[part]] if part > 1 else []
     if again:
         chosen = [line.split(" ")[0] for line in score(group, directory).survivors]
     if not again:
