@@ -15,6 +15,8 @@ from fisk_core.pools.headers import read_header
 MAX_EXTENTS = 1 << 16
 """extents in one reply; the client asks again for the rest"""
 MAX_LENGTH = 0xFFFFFFFF
+MAX_COMPARED = 64
+"""Fisks that one export is compared with"""
 CHANGED = 1 << 0
 NOW_ZERO = 1 << 1
 
@@ -61,6 +63,8 @@ class Export(ExportInfo):
         """Open the map of the Fisk a diff context names, from the pool's own headers."""
         if query in self._compared:
             return True
+        if len(self._compared) >= MAX_COMPARED:
+            return False
         try:
             header = read_header(self.disk.pool, query.removeprefix(nbd.CONTEXT_DIFF))
             if header.state != State.FROZEN:
@@ -68,10 +72,18 @@ class Export(ExportInfo):
             other = load_map(self.disk.pool, header.map_id, header.size)
         except FiskError:
             return False  # a context that cannot be had is not offered; that is the protocol's way to say so
-        if other.geometry != self.disk.map.geometry:
+        if other.geometry != self.disk.map.geometry or not self._related(other):
             return False
         self._compared[query] = (3 + len(self._compared), other)
         return True
+
+    def _related(self, other: BlockMap) -> bool:
+        """Say whether the maps have a layer in common, or the other one is empty.
+
+        A client may know the id of a Fisk that is none of its business; where that one has data is neither.
+        """
+        theirs = set(other.layers[1:])
+        return not theirs or not theirs.isdisjoint(self.disk.map.layers[1:])
 
     def compared(self, name: str) -> BlockMap:
         return self._compared[name][1]

@@ -139,6 +139,27 @@ def test_which_contexts_there_are(engine_with):
         assert export.contexts(p.CONTEXT_DIFF + engine_with.get("stone").id) == [], "of other geometry"
 
 
+def test_only_with_relatives(engine_with, monkeypatch):
+    """Where a stranger's Fisk has data is nobody's business; an empty one is the beginning of all."""
+    for name, content in (("stranger", b"s" * BLOCK), ("empty", b"")):
+        engine_with.create(name, 40 * BLOCK, **TINY)
+        with engine_with.open_disk(name, writable=True) as disk:
+            disk.write(0, content)
+        engine_with.snapshot(name, f"{name}.1")
+    engine_with.settle()
+    stranger, empty, before = (
+        p.CONTEXT_DIFF + engine_with.get(name).id for name in ("stranger.1", "empty.1", "before")
+    )
+    with engine_with.open_disk("disk") as disk:
+        export = Export(disk, "name")
+        assert export.contexts(stranger) == []
+        assert export.contexts(empty) == [empty]
+        monkeypatch.setattr(status, "MAX_COMPARED", 1)
+        assert export.contexts(before) == [], "one is enough"
+    with engine_with.open_disk("empty") as disk:
+        assert Export(disk, "name").contexts(empty) == [empty]
+
+
 def test_what_changed_since_another(engine_with):
     name = p.CONTEXT_DIFF + engine_with.get("before").id
     changed = {4: CHANGED, 5: CHANGED, 8: CHANGED | NOW_ZERO, 20: CHANGED, 45: CHANGED}
