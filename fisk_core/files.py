@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of the home directory, looked for and removed: with typed errors where the system fails."""
+"""Small files, looked for, made and removed: with typed errors where the system fails."""
 
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 from fisk_core.errors import from_oserror
 
@@ -44,3 +46,22 @@ def free_bytes(directory: "str | os.PathLike[str]") -> tuple[int, int]:
         except InterruptedError:  # the one system call of its kind that Python does not make again itself
             continue
         return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+
+
+@contextmanager
+def scratch_directory() -> Iterator[str]:
+    """Give the path of a directory that only we can enter, gone at the end; raises NoSpace, PoolError."""
+    with ExitStack() as stack:
+        with named("make a directory in", tempfile.gettempdir()):
+            made = tempfile.TemporaryDirectory(prefix="fisk-", ignore_cleanup_errors=True)
+            path = stack.enter_context(made)
+        yield path
+
+
+@contextmanager
+def scratch_file() -> Iterator[IO[bytes]]:
+    """Give a file without a name, gone at the end; raises NoSpace, PoolError."""
+    with ExitStack() as stack:
+        with named("make a file in", tempfile.gettempdir()):
+            file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+        yield file

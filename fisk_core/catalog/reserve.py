@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from fisk_core.files import free_bytes
+from fisk_core import files
 
 SIZE = 1 << 20
 _LEFT = SIZE
@@ -25,7 +25,7 @@ class Reserve:
     def keep(self) -> None:
         """Have the space from now on, if there is any."""
         with suppress(OSError):  # a full, read-only or failing medium: there is nothing to keep
-            if self._path.exists() or free_bytes(self._path.parent)[1] < SIZE + _LEFT:
+            if self._path.exists() or files.free_bytes(self._path.parent)[1] < SIZE + _LEFT:
                 return
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:

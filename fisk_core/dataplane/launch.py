@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import IO
 
-from fisk_core import errors
+from fisk_core import errors, files
 from fisk_core.dataplane.server import ServeOptions
 from fisk_core.dataplane.spec import DiskSpec
 from fisk_core.dataplane.worker import to_json
@@ -19,8 +20,12 @@ START_SECONDS = 30.0
 def _instructions(spec: DiskSpec, options: ServeOptions) -> IO[str]:
     """Give an open, unnamed file that tells a worker what to do."""
     instructions = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the caller passes its descriptor on
-    instructions.write(to_json(spec, options))
-    instructions.seek(0)
+    try:
+        instructions.write(to_json(spec, options))
+        instructions.seek(0)
+    except BaseException:
+        instructions.close()
+        raise
     return instructions
 
 
@@ -74,7 +79,7 @@ class Worker:
         status = self._process.wait(START_SECONDS)
         assert self._process.stdout is not None
         self._process.stdout.close()
-        with self._report as report:
+        with self._report as report, files.named("read", "what the worker said"):
             report.seek(0)
             message = report.read().strip().removeprefix("fisk: ")
         if not status:
@@ -98,8 +103,9 @@ def start_worker(
 ) -> Worker:
     """Start a worker as a child and wait until it listens."""
     options = options or ServeOptions(unix=unix, announce=True)
-    report = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the worker's handle closes it
-    with _instructions(spec, replace(options, lock=lock_fd)) as instructions:
+    with files.named("start", "a worker"), ExitStack() as stack:
+        report = stack.enter_context(tempfile.TemporaryFile("w+"))
+        instructions = stack.enter_context(_instructions(spec, replace(options, lock=lock_fd)))
         passed = [fd for fd in (instructions.fileno(), report.fileno(), lock_fd) if fd is not None]
         process = subprocess.Popen(
             [sys.executable, "-m", "fisk_core.dataplane", str(instructions.fileno()), str(report.fileno())],
@@ -110,6 +116,8 @@ def start_worker(
             stderr=None,
             text=True,
         )
+        stack.pop_all()  # the worker's handle closes the report
+        instructions.close()
     worker = Worker(process, report)
     worker.wait_ready()
     return worker

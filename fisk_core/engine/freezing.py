@@ -37,6 +37,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from fisk_core import files
 from fisk_core.blockmap import create_log, seal
 from fisk_core.catalog import Record, fisks, maps
 from fisk_core.engine import access
@@ -155,7 +156,7 @@ def _switch_together(context: Context, old: Sequence[Record], new: Sequence[Reco
     and that lies between the two: what it has of any order in which things were written, the others have too,
     and the other way round.  (With several such files each has a moment of its own there.)
     """
-    direct = [record for record in new if context.home.direct(record.id).exists()]
+    direct = [record for record in new if files.exists(context.home.direct(record.id))]
     workers = [record for record in new if record not in direct]
 
     def tell(step: str) -> Callable[[Record], None]:

@@ -119,10 +119,17 @@ class _Pin:
         return maps.drop_unneeded(conn, [before])
 
     def release(self) -> None:
-        if self.kept and locks.is_held(self._context.home.lock(self.row["parent_id"])):
+        if self.kept and self._may_be_read():
             self._lock.release()
             return
         sweep.remove_building(self._context, self.row["id"], self._lock)
+
+    def _may_be_read(self) -> bool:
+        try:
+            return locks.is_held(self._context.home.lock(self.row["parent_id"]))
+        except FiskError as exc:  # who looks later, and can tell, removes it
+            LOG.info("the old map of Fisk %s stays for now: %s", self.row["parent_id"], exc)
+            return True
 
 
 class _Move:

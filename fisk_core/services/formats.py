@@ -19,7 +19,8 @@ from typing import Any
 
 from oslo_utils.imageutils import format_inspector
 
-from fisk_core.errors import ImageRefused, InvalidValue
+from fisk_core.errors import ImageRefused, InvalidValue, PoolError
+from fisk_core.files import named
 from fisk_core.model import MAX_SIZE
 from fisk_core.services import qemu
 
@@ -135,7 +136,7 @@ def examine(fd: int, declared: str | None) -> str:
 
     Raises ImageRefused, InvalidValue.
     """
-    size = os.lseek(fd, 0, os.SEEK_END)
+    size = _size(fd)
     head = _pread(fd, HEAD, 0)
     driver = choose(head, declared, _pread(fd, 512, max(0, size - 512)))
     if driver != RAW:
@@ -145,9 +146,15 @@ def examine(fd: int, declared: str | None) -> str:
 
 def _pread(fd: int, length: int, offset: int) -> bytes:
     data = b""
-    while len(data) < length and (more := os.pread(fd, length - len(data), offset + len(data))):
-        data += more
+    with named("read", "the image"):
+        while len(data) < length and (more := os.pread(fd, length - len(data), offset + len(data))):
+            data += more
     return data
+
+
+def _size(fd: int) -> int:
+    with named("read", "the image"):
+        return os.lseek(fd, 0, os.SEEK_END)
 
 
 def check_header(fd: int, driver: str, size: int) -> None:
@@ -173,7 +180,7 @@ def _check_qed(head: bytes) -> None:
 def _parts(fd: int, size: int) -> Iterator[bytes]:
     """Give the beginning of a file in chunks, and its end."""
     offset = 0
-    while offset < min(size, _INSPECTED) and (chunk := os.pread(fd, _CHUNK, offset)):
+    while offset < min(size, _INSPECTED) and (chunk := _pread(fd, _CHUNK, offset)):
         yield chunk
         offset += len(chunk)
     # Some headers are completed by a trailer; what lies between is not looked at.
@@ -191,6 +198,8 @@ def _check_safety(inspector: Any, parts: Iterable[bytes], driver: str) -> None:
     except format_inspector.SafetyCheckFailed as exc:
         reasons = ", ".join(f"{name}: {reason}" for name, reason in exc.failures.items())
         raise ImageRefused(f"the {driver} image is not safe to open ({reasons})") from exc
+    except PoolError:  # the file could not be read
+        raise
     except Exception as exc:
         # As in _matches: a file on which the check itself fails has not passed it.
         raise ImageRefused(f"the {driver} image is damaged: {exc}") from exc
@@ -225,6 +234,6 @@ def check_integrity(fd: int, driver: str) -> None:
     """The third gate."""
     qemu.check_image(fd, driver)
     if driver in _MAY_BE_CUT:
-        size, end = os.lseek(fd, 0, os.SEEK_END), qemu.last_data_byte(fd, driver)
+        size, end = _size(fd), qemu.last_data_byte(fd, driver)
         if end > size:
             raise ImageRefused(f"the {driver} image is cut off: it has {size} of at least {end} bytes")

@@ -15,7 +15,6 @@ import signal
 import socket
 import stat
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fisk_core.errors import FiskError, ImageRefused, MissingTool, NoSpace, PoolError
+from fisk_core.files import named, scratch_directory, scratch_file
 
 PACKAGES = {"qemu-img": "qemu-utils", "qemu-nbd": "qemu-utils", "prlimit": "util-linux"}
 """Debian packages of the tools."""
@@ -85,9 +85,14 @@ def _first_line(stderr: bytes, status: int) -> str:
     return "".join(char if char.isprintable() else " " for char in text)[:300]
 
 
+def _mode(fd: int) -> int:
+    with named("look at", "the image"):
+        return os.fstat(fd).st_mode
+
+
 def image_options(fd: int, driver: str) -> str:
     """Give QEMU's name for the image behind an inherited descriptor: this driver, this file, nothing else."""
-    protocol = "host_device" if stat.S_ISBLK(os.fstat(fd).st_mode) else "file"
+    protocol = "host_device" if stat.S_ISBLK(_mode(fd)) else "file"
     options: dict[str, Any] = {
         "driver": driver,
         "read-only": True,
@@ -166,7 +171,7 @@ def running(
 
     Raises ``error`` with the first line of its complaint when it fails, or runs longer than ``wall`` seconds.
     """
-    with tempfile.TemporaryFile() as stderr:
+    with scratch_file() as stderr:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, pass_fds=pass_fds,
             env=_environment(),
@@ -185,8 +190,13 @@ def running(
                 watchdog.cancel()
             _end(process)
         if status:
-            stderr.seek(0)
-            raise _failure(error, _first_line(stderr.read(65536), status))
+            raise _failure(error, _first_line(_complaint(stderr), status))
+
+
+def _complaint(stderr: IO[bytes]) -> bytes:
+    with named("read", "what a program complained about"):
+        stderr.seek(0)
+        return stderr.read(65536)
 
 
 def _failure(error: type[FiskError], text: str) -> FiskError:
@@ -208,7 +218,7 @@ def serve_image(fd: int, driver: str) -> Iterator[str]:
 
     The socket is in a directory only we can enter.  Raises ImageRefused where QEMU cannot open the image.
     """
-    with tempfile.TemporaryDirectory(prefix="fisk-") as folder, tempfile.TemporaryFile() as stderr:
+    with scratch_directory() as folder, scratch_file() as stderr:
         path = os.path.join(folder, "nbd")
         arguments = (
             "--read-only",
@@ -223,8 +233,7 @@ def serve_image(fd: int, driver: str) -> Iterator[str]:
         )  # fmt: skip
         try:
             if not _listens(path, process):
-                stderr.seek(0)
-                reason = _first_line(stderr.read(65536), process.returncode)
+                reason = _first_line(_complaint(stderr), process.returncode)
                 raise ImageRefused(f"QEMU cannot serve it as {driver}: {reason}")
             yield path
         finally:

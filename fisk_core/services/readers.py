@@ -7,7 +7,6 @@ snapshot first where that matters.
 """
 
 import os
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from fisk_core.dataplane.disk import Disk
 from fisk_core.dataplane.launch import Worker, start_worker
 from fisk_core.dataplane.server import ServeOptions
 from fisk_core.errors import InUse, NotFound, from_oserror
+from fisk_core.files import scratch_directory
 from fisk_core.model import Fisk
 from fisk_core.pools.copying import copy_range
 from fisk_core.services.filling import Meter
@@ -141,7 +141,7 @@ def serving(engine: "Engine", fisk: Fisk) -> Iterator[str]:
     except InUse as exc:
         yield served_uri(engine, fisk, exc)
         return
-    with tempfile.TemporaryDirectory(prefix="fisk-") as folder:
+    with scratch_directory() as folder:
         with lock:
             worker = _start(engine, fisk, os.path.join(folder, "nbd"), lock.fd)
         with worker:

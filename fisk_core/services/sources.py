@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from fisk_core.errors import InvalidValue, PoolError, from_oserror
+from fisk_core.files import named
 
 CHUNK = 1 << 20
 
@@ -69,13 +70,18 @@ def _of_stream(stream: IO[bytes], label: str) -> Source:
 
 
 def is_regular(fd: int) -> bool:
-    """Say whether it is a regular file."""
-    return stat.S_ISREG(os.fstat(fd).st_mode)
+    """Say whether it is a regular file; raises PoolError."""
+    return stat.S_ISREG(_status(fd).st_mode)
+
+
+def _status(fd: int) -> os.stat_result:
+    with named("look at", "the image"):
+        return os.fstat(fd)
 
 
 def may_change(fd: int) -> bool:
     """Say whether an open file can be written by somebody other than us (and root)."""
-    found = os.fstat(fd)
+    found = _status(fd)
     if not stat.S_ISREG(found.st_mode):
         return False  # who may write a block device of the host is trusted
     others = stat.S_IWGRP | stat.S_IWOTH

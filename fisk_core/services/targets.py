@@ -5,10 +5,11 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from fisk_core import files
 from fisk_core.errors import AlreadyExists, InvalidValue, from_oserror
 
 _ZEROS = memoryview(bytes(1 << 20))
@@ -72,8 +73,7 @@ def new_file(path: str | Path, overwrite: bool) -> Iterator[tuple[int, Path]]:
             raise from_oserror(exc, f"write {path}") from exc
     finally:
         os.close(fd)
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+        files.remove(temporary)
 
 
 def _move(fd: int, temporary: Path, final: Path, overwrite: bool) -> None:
