@@ -122,8 +122,6 @@ def states(context: "Context", view: View) -> Iterator[Finding]:
         elif record.frozen and not row.sealed:
             repair = partial(_seal, context, record, row)
             yield _error("frozen-unsealed", record.name, "is frozen, but its map is not sealed", repair)
-        elif record.frozen and row.size is not None and record.size > row.size:
-            yield _error("frozen-size", record.name, f"has {record.size} bytes, its map {row.size}")
         elif not record.frozen and row.sealed:
             repair = partial(_begin_period, context, record, row)
             yield _error("live-sealed", record.name, "is live, but its map is sealed", repair)
