@@ -195,10 +195,12 @@ class Recorder(mfusepy.Operations):  # type: ignore[misc]  # the library has no 
         self._note(Sync(fh))
         return 0
 
-    def readdir(self, path: str | None, fh: int) -> Iterator[str]:
+    def readdir(self, path: str | None, fh: int) -> Iterator[tuple[str, dict[str, int], int]]:
         path = path or next(each for each, number in self._numbers.items() if number == fh)
-        yield from (".", "..")
-        yield from (name for name in os.listdir(self._path(path)) if not name.startswith(_HIDDEN))
+        for name in (".", "..", *os.listdir(self._path(path))):
+            if not name.startswith(_HIDDEN):
+                found = os.lstat(f"{self._path(path)}/{name}")
+                yield name, {"st_mode": found.st_mode, "st_ino": found.st_ino}, 0
 
     # Looking
 
