@@ -43,6 +43,8 @@ class Fiskd:
     home: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     process: "subprocess.Popen[bytes] | None" = None
+    patience: float = SECONDS
+    """seconds it may take to start or to end"""
 
     @property
     def pid(self) -> int:
@@ -91,7 +93,7 @@ class Fiskd:
             )  # fmt: skip
 
     def wait_healthy(self) -> None:
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + self.patience
         while True:
             assert self.process is not None
             if self.process.poll() is not None:
@@ -123,13 +125,13 @@ class Fiskd:
         """End it at once (SIGKILL); its workers stay."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(SECONDS)
+        self.process.wait(self.patience)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Have it end in good order, its workers stay; gives its exit status."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(SECONDS)
+        return self.process.wait(self.patience)
 
     def restart(self) -> None:
         """End it in good order if it runs, and start another."""

@@ -25,6 +25,7 @@ from proof.concurrency.linear import Restored
 WITNESS = 255
 """the client number of the operator's own writes"""
 _KEPT = 5  # snapshots of each disk
+_PATIENCE = 120.0
 
 
 @dataclass(slots=True)
@@ -130,6 +131,17 @@ class Operator:
         self.done.cuts.append([cut])
         return cut
 
+    def _probe(self, disk: str) -> Cut:
+        """Take a snapshot, however long that takes: it finishes what was interrupted, and shows how."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return self._snapshot(disk)
+            except FiskError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
+
     def group(self) -> None:
         """All disks at one moment; all of it exists, or nothing."""
         names = {disk: self._name("g") for disk in self.disks}
@@ -215,7 +227,7 @@ class Operator:
         """Note the revert, if it took place: then what was written just before it is gone."""
         cells = self.disks[disk]
         if not returned:
-            found = self._snapshot(disk)
+            found = self._probe(disk)
             returned = found.returned
             if found.values[0] == witness:
                 self.done.refused.append("revert: it did not take place")
@@ -259,7 +271,7 @@ class Operator:
             self.engine.resize(disk, size, shrink=True)
         except FiskError:
             kind = MAYBE
-            self._snapshot(disk)
+            self._probe(disk)
         returned = time.monotonic_ns()
         self.sizes[disk] = self.engine.get(disk).size
         if kind == WRITE or self.sizes[disk] == size:

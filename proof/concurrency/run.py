@@ -35,6 +35,7 @@ SIZE = 256 * BLOCK
 PAGE = 4 * BLOCK
 _WORK = Path(__file__).resolve().parents[2] / ".work"
 _LOAD = 0.65  # of the time; the rest is for starting, looking and checking
+_PATIENCE = 120.0  # seconds for the daemon to start or end
 _LONGEST = 4.0  # times as long, where the machine has no time for us
 _SHOWN = 12
 _OPTIONS: dict[str, Any] = {"workers": {"healthy_seconds": 0, "longest_pause": 0.1, "reader_linger": 0}}
@@ -49,6 +50,7 @@ class Outcome:
     reconnected: int = 0
     cells: int = 0
     problems: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     crash: list[Cut] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -62,7 +64,7 @@ def concurrency(context: Context) -> list[Figure]:
     counts = outcome.counts
     context.say(", ".join(f"{count:,} {what}" for what, count in sorted(counts.items())))
     if outcome.problems:
-        shown = "\n".join(outcome.problems[:_SHOWN])
+        shown = "\n".join([*outcome.problems[:_SHOWN], *outcome.refused])
         raise ProofFailed(
             f"{len(outcome.problems)} things that cannot be explained; which requests meet is chance, so "
             f"it may take several runs of: python -m proof --only concurrency --seed {context.seed}\n{shown}"
@@ -95,6 +97,7 @@ def run(context: Context, other: Path, outcome: Outcome) -> None:
     disks = {"a": Cells(SIZE, 0), "b": Cells(SIZE, 1)}
     began = time.monotonic_ns()
     with running(context.scratch / "h", **_OPTIONS) as fiskd, RemoteEngine.open(fiskd.url) as engine:
+        fiskd.patience = _PATIENCE
         engine.create_pool("disk", options={"path": str(other / "pool")})
         engine.create("a", SIZE, page_size=PAGE)
         engine.create("b", SIZE, pool="disk")
@@ -215,6 +218,7 @@ def finish(engine: RemoteEngine, operator: Operator, outcome: Outcome) -> None:
         engine.detach(attachment.id)
     outcome.problems += operator.done.problems
     outcome.counts.update(operator.done.counts)
+    outcome.refused = [f"refused: {each}" for each in operator.done.refused]
     outcome.counts["operator refused"] = len(operator.done.refused)
 
 

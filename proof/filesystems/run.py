@@ -28,6 +28,7 @@ from tests.guests import Guest, guest, kill_worker
 
 _SHARE = 0.85  # of the time; then all comes to its end
 _FSX_SIZE = 4 * MIB
+_PATIENCE = 120.0  # seconds for the daemon to end
 _OPTIONS: dict[str, Any] = {"workers": {"healthy_seconds": 0, "longest_pause": 0.1, "reader_linger": 0}}
 
 
@@ -65,6 +66,7 @@ def filesystems(context: Context) -> list[Figure]:
     with running(context.scratch / "h", **_OPTIONS) as fiskd, RemoteEngine.open(fiskd.url) as engine:
         if why := _unusable(context.scratch / "h"):
             raise ProofFailed(why)
+        fiskd.patience = _PATIENCE
         scene = Scene(context, fiskd, engine)
         began = time.monotonic()
         until = began + _SHARE * context.seconds
