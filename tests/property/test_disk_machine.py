@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -16,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from fisk_core.blockmap import LogHeader, consolidate, create_log, verify_blob
 from fisk_core.dataplane.disk import Disk
-from tests.disks import TINY, frozen, make_pool, make_spec, new_id
+from fisk_core.pools import create_pool
+from tests.disks import TINY, frozen, make_spec, new_id
 
 SIZE = 3 * 2048 * 1024 // 2 + 700  # one and a half segments, and a last block cut short
 HOT = [0, 2048, 2 << 20, SIZE - 1500]  # borders of pages and segments, where things go wrong
@@ -33,10 +35,13 @@ def ranges():
 
 
 class DiskMachine(RuleBasedStateMachine):
+    options: ClassVar[dict[str, str]] = {}
+    """of the pool"""
+
     def __init__(self):
         super().__init__()
         self.root = Path(tempfile.mkdtemp(prefix="fisk-test-"))
-        self.pool = make_pool(self.root / "pool")
+        self.pool = create_pool("file", "pool", {"path": str(self.root / "pool"), **self.options})
         self.frozen = []
         self.counter = 0
 
@@ -164,6 +169,16 @@ class DiskMachine(RuleBasedStateMachine):
             shutil.rmtree(self.root)
 
 
+class CheckedMachine(DiskMachine):
+    """The same where every block is compared with its checksum."""
+
+    options: ClassVar[dict[str, str]] = {"checksum": "crc32"}
+
+
+TestChecked = CheckedMachine.TestCase
+TestChecked.settings = settings(
+    max_examples=15, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
 TestDisk = DiskMachine.TestCase
 TestDisk.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
