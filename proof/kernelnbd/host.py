@@ -15,7 +15,7 @@ from fisk_core.access.kernel_nbd import KernelNbd
 from fisk_core.daemon.main import main
 from tests.fiskds import Fiskd
 
-PATIENCE = 90.0
+PATIENCE = 240.0
 
 
 def until(true: Callable[[], bool], what: str) -> None:

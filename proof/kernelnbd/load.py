@@ -10,7 +10,7 @@ from pathlib import Path
 from struct import Struct
 
 BLOCK = 4096
-PATIENCE = 90.0
+PATIENCE = 240.0
 _COUNT = Struct("=Q")
 
 

@@ -12,7 +12,7 @@ from proof.core import Context, Figure, ProofFailed, at_least, exactly, proof
 from proof.kernelnbd.machine import booted
 
 LEAST_KILLS, LEAST_BLOCKS = 4, 500
-_PATIENCE = 300.0
+_PATIENCE = 600.0
 """seconds more than its share of the time: a guest that takes longer stands still"""
 _KILLING = 1 / 3
 """of the time; the rest goes to everything else"""
