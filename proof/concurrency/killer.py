@@ -49,7 +49,7 @@ class Troubles:
 
     def _kill(self, engine: RemoteEngine) -> None:
         while not self._end.wait(self.chance.uniform(*self.pause)):
-            kind = self.chance.choices(("worker", "fiskd", "both", "upgrade"), (5, 2, 1, 3))[0]
+            kind = self.chance.choices(("worker", "fiskd", "both", "upgrade"), (6, 1, 1, 3))[0]
             if kind == "upgrade":
                 with suppress(FiskError):  # a worker that is just dying cannot be handed over
                     self.counts["hand-overs"] += engine.upgrade()

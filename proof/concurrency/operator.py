@@ -69,8 +69,8 @@ class Operator:
 
     def step(self) -> None:
         """Do one thing more."""
-        acts = (self.single, self.single, self.group, self.clone, self.short_lived, self.clone_of_snapshot,
-                self.delete, self.revert, self.resize)  # fmt: skip
+        acts = (self.single, self.single, self.single, self.group, self.group, self.clone, self.short_lived,
+                self.clone_of_snapshot, self.delete, self.revert, self.resize)  # fmt: skip
         act = self.chance.choice(acts)
         try:
             act()

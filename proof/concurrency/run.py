@@ -152,7 +152,7 @@ def trouble(
 ) -> None:
     """Operate while workers and daemon die; on a busy machine for longer, until it is worth judging."""
     began, wanted = time.monotonic(), least(context)
-    troubles = Troubles(fiskd, context.random("killer"), (0.6, 2.0))
+    troubles = Troubles(fiskd, context.random("killer"), (0.7, 2.2))
 
     def goes_on() -> bool:
         share = (time.monotonic() - began) / (context.seconds * _LOAD)
