@@ -9,7 +9,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -29,11 +28,11 @@ from proof.concurrency.history import History
 from proof.concurrency.killer import Troubles
 from proof.concurrency.operator import Operator
 from proof.core import Context, Figure, ProofFailed, at_least, exactly, proof
+from proof.directories import disk_directory
 from tests.fiskds import Fiskd, running
 
 SIZE = 256 * BLOCK
 PAGE = 4 * BLOCK
-_WORK = Path(__file__).resolve().parents[2] / ".work"
 _LOAD = 0.65  # of the time; the rest is for starting, looking and checking
 _PATIENCE = 120.0  # seconds for the daemon to start or end
 _LONGEST = 4.0  # times as long, where the machine has no time for us
@@ -82,14 +81,6 @@ def concurrency(context: Context) -> list[Figure]:
         Figure("hand-overs", counts["hand-overs"]),
         Figure("connections made again", outcome.reconnected),
     ]
-
-
-@contextmanager
-def disk_directory() -> Iterator[Path]:
-    """A directory on the file system of the checkout, for what memory does not do."""
-    _WORK.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="proof-", dir=_WORK) as name:
-        yield Path(name)
 
 
 def run(context: Context, other: Path, outcome: Outcome) -> None:

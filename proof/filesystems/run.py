@@ -20,6 +20,7 @@ from fisk_core.engine import Engine
 from fisk_core.errors import FiskError
 from fisk_core.model import Attachment
 from proof.core import Context, Figure, ProofFailed, at_least, exactly, proof
+from proof.directories import disk_directory
 from proof.filesystems.fsx import Fsx
 from proof.filesystems.mounting import KINDS, MIB, Kind, frozen, lacking, mounted, run
 from proof.filesystems.population import Population, verify
@@ -63,7 +64,12 @@ def filesystems(context: Context) -> list[Figure]:
     """Run all parts; the guest beside the others."""
     if missing := lacking():
         raise ProofFailed(f"install {', '.join(missing)}")
-    with running(context.scratch / "h", **_OPTIONS) as fiskd, RemoteEngine.open(fiskd.url) as engine:
+    with (
+        disk_directory() as other,
+        running(context.scratch / "h", **_OPTIONS) as fiskd,
+        RemoteEngine.open(fiskd.url) as engine,
+    ):
+        engine.create_pool("disk", options={"path": str(other / "pool")})
         if why := _unusable(context.scratch / "h"):
             raise ProofFailed(why)
         fiskd.patience = _PATIENCE
@@ -72,10 +78,8 @@ def filesystems(context: Context) -> list[Figure]:
         until = began + _SHARE * context.seconds
         with guest_beside(scene) as machine, fsx_beside(scene, until), dying(scene, machine):
             populate(scene, until)
-    with Engine.open(context.scratch / "h") as embedded:
-        problems = embedded.check().problems
-    if problems:
-        raise ProofFailed("\n".join(each.message for each in problems))
+        if problems := engine.check().problems:
+            raise ProofFailed("\n".join(each.message for each in problems))
     return _figures(scene.counts, min(1.0, context.seconds / 80))
 
 
@@ -103,7 +107,7 @@ def fsx_beside(scene: Scene, until: float) -> Iterator[None]:
     """While the rest goes on: on the file of an attached Fisk, and on a file of an ext4 on another."""
     kind, chance = KINDS[0], scene.context.random
     scene.engine.create("raw", _FSX_SIZE)
-    scene.engine.create("fsx", kind.size)
+    scene.engine.create("fsx", kind.size, pool="disk")
     with ExitStack() as stack:
         raw = stack.enter_context(scene.attached("raw", "file"))
         device = stack.enter_context(scene.attached("fsx", "block")).path
@@ -162,7 +166,7 @@ def populate(scene: Scene, until: float) -> None:
 
 def one_round(scene: Scene, kind: Kind, chance: random.Random) -> None:
     """Fill a new file system, take snapshots of it, kill its worker, and look into the snapshots."""
-    fisk = scene.engine.create(f"{kind.name}{next(scene.numbers)}", kind.size)
+    fisk = scene.engine.create(f"{kind.name}{next(scene.numbers)}", kind.size, pool="disk")
     taken = []
     with scene.attached(fisk.id, "block") as attachment:
         assert attachment.path is not None

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from proof.core import Context, Figure, ProofFailed, proof
+from proof.directories import made_directory
 from proof.soak.judging import figures, leaked
 from proof.soak.soak import SHORT, Pace, Result, Soak
 
-_WORK = Path(__file__).resolve().parents[2] / ".work"
 _LOAD = 0.6  # of the time; the rest is for starting, coming to rest and looking
 _SHOWN = 10
 
@@ -19,10 +19,9 @@ def attempt(
     seed: int, pace: Pace, seconds: float, say: Callable[[str], None], begun: Callable[[Soak], None]
 ) -> Result:
     """Run one soak in directories of its own; they stay when anything was wrong."""
-    _WORK.mkdir(exist_ok=True)
     memory = Path("/dev/shm")
     home = Path(tempfile.mkdtemp(prefix="fs-", dir=memory if memory.is_dir() else None))
-    other = Path(tempfile.mkdtemp(prefix="soak-", dir=_WORK))
+    other = made_directory("soak")
     soak = Soak(home / "h", other, seed, pace, say)
     begun(soak)
     try:
