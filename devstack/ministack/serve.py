@@ -30,7 +30,11 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no type
 
     def load(self) -> Any:
         """Import the application, in the process that serves it."""
-        return importlib.import_module(self.module).application
+        application = importlib.import_module(self.module).application
+        # Neutron asks for attributes that are there only when a first query has put the tables' models together.
+        if "sqlalchemy.orm" in sys.modules:
+            sys.modules["sqlalchemy.orm"].configure_mappers()
+        return application
 
 
 if __name__ == "__main__":

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes Nova's libvirt driver know ``fisk``.  To be done before that driver is imported.
+
+Its module reads ``[libvirt] images_type`` while it is imported (a default argument), so the value must be
+allowed and set by then.
+"""
+
+import nova.conf
+
+from fisk_openstack import connection
+
+CONF = nova.conf.CONF
+IMAGES_TYPE = "fisk"
+GROUP = "fisk"
+
+
+def prepare() -> None:
+    """Register our options, allow and choose our type of images."""
+    CONF.register_opts(connection.OPTIONS, group=GROUP)
+    option = CONF._groups["libvirt"]._opts["images_type"]["opt"]
+    choices = option.type.choices
+    if IMAGES_TYPE not in choices:
+        choices[IMAGES_TYPE] = "Fisks"
+    CONF.set_override("images_type", IMAGES_TYPE, group="libvirt")
+
+
+def register() -> None:
+    """Put image backend, volume driver and the reading of disk paths in their places."""
+    from nova.virt.libvirt import driver, imagebackend, utils
+
+    from fisk_openstack.nova_imagebackend import paths
+    from fisk_openstack.nova_imagebackend.backend import FiskBackend
+
+    imagebackend.Backend = FiskBackend
+    driver.VOLUME_DRIVERS["fisk"] = "fisk_openstack.nova_imagebackend.volume.LibvirtFiskVolumeDriver"
+    utils.find_disk = paths.finding(utils.find_disk)
+    utils.get_disk_type_from_path = paths.typing(utils.get_disk_type_from_path)
