@@ -260,10 +260,12 @@ class Disk:
         if period.sums is not None:
             self._unsettle(period, period.sums, first, count)
         self.written = True
-        for at in range(0, len(view), WRITE_PIECE):
-            period.layer.pwritev([view[at : at + WRITE_PIECE]], offset + at)
-        if period.sums is not None:
-            period.sums.put(first, view)
+        if period.sums is None:
+            _write(period.layer, view, offset)
+        else:
+            with _summed(period.sums, period.layer, first, count):
+                _write(period.layer, view, offset)
+                period.sums.put(first, view)
         self._own(period, first, count, live=True)
 
     def _unsettle(self, period: Period, sums: Written, first: int, count: int) -> None:
@@ -332,9 +334,12 @@ class Disk:
             if period.sums is not None:
                 self._unsettle(period, period.sums, first, count)
             self.written = True
-            period.layer.write_zeroes(start, stop - start)
-            if period.sums is not None:
-                period.sums.put_zeros(first, count)
+            if period.sums is None:
+                period.layer.write_zeroes(start, stop - start)
+            else:
+                with _summed(period.sums, period.layer, first, count):
+                    period.layer.write_zeroes(start, stop - start)
+                    period.sums.put_zeros(first, count)
             self._own(period, first, count, live=True)
         else:
             self._drop(first, count)
@@ -538,6 +543,25 @@ class Disk:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _write(layer: Device, view: memoryview, offset: int) -> None:
+    for at in range(0, len(view), WRITE_PIECE):
+        layer.pwritev([view[at : at + WRITE_PIECE]], offset + at)
+
+
+@contextlib.contextmanager
+def _summed(sums: Written, layer: Device, first: int, count: int) -> Iterator[None]:
+    """Write blocks; when that fails, their checksums become those of whatever they hold now.
+
+    A write that failed leaves a block as it was, or as it was to be, or torn; that is no damage.
+    """
+    try:
+        yield
+    except errors.FiskError:
+        with contextlib.suppress(errors.FiskError):  # then these blocks cannot be read until written again
+            sums.take(layer, first, count)
+        raise
 
 
 def replay_journal(pool: Pool, spec: DiskSpec) -> int:

@@ -7,11 +7,11 @@ Also keeps the checksums of a live layer as it is written; see ``blockmap.sums``
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from fisk_core.blockmap import Geometry, LogWriter, heal, open_sums
+from fisk_core.blockmap import Geometry, LogWriter, heal, open_sums, sums
 from fisk_core.blockmap.log import Changes
 from fisk_core.blockmap.sums import Sums, crcs
 from fisk_core.errors import Corrupt
-from fisk_core.pools.base import Pool
+from fisk_core.pools.base import Device, Pool
 
 if TYPE_CHECKING:
     from array import array
@@ -134,6 +134,11 @@ class Written(Checked):
     def put(self, first: int, view: memoryview) -> None:
         """Record the checksums of whole blocks that were just written."""
         self._sums.put(first, crcs(view, self.block_size))
+
+    def take(self, layer: Device, first: int, count: int) -> None:
+        """Record the checksums of what whole blocks hold now."""
+        for start, values in sums.of_layer(layer, self.block_size, first, count):
+            self._sums.put(start, values)
 
     def put_zeros(self, first: int, count: int) -> None:
         """Record the checksums of whole blocks that were made zeros."""

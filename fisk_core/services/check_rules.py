@@ -14,8 +14,9 @@ from sqlalchemy import select
 
 from fisk_core import locks
 from fisk_core._numpy import np
-from fisk_core.blockmap import BlockMap, read_log_header, seal, verify_blob
+from fisk_core.blockmap import BlockMap, open_sums, read_log_header, seal, verify_blob
 from fisk_core.blockmap.log import read as read_log
+from fisk_core.blockmap.sums import wanted
 from fisk_core.catalog import Record, fisks, maps
 from fisk_core.catalog.maps import MapRow
 from fisk_core.catalog.schema import layers, map_layers
@@ -292,6 +293,23 @@ def _freeze_layer(context: "Context", row: MapRow) -> None:
         maps.mark_sealed(conn, row.id, row.size or 0)
 
 
+def layer_sums(context: "Context", view: View) -> Iterator[Finding]:
+    """Every layer of a pool that keeps checksums has them, unless an earlier version began it."""
+    pools = {row.pool_id: context.open_pool(row.pool) for row in view.maps.values()}
+    named = set().union(*view.names.values()) if view.names else set()
+    for layer, (pool_id, _) in view.layers.items():
+        pool = pools.get(pool_id)
+        if pool is not None and wanted(pool) and layer in named and pool.exists(Kind.LAYER, layer):
+            try:
+                found, _ = open_sums(pool, layer)
+            except FiskError as exc:
+                yield _error("sums", layer, str(exc))
+            else:
+                if found is not None:
+                    found.close()
+        view.step()
+
+
 def layer_ends(context: "Context", view: View) -> Iterator[Finding]:
     """No map points behind the end of a layer: what lay there would read as zeros."""
     damaged: set[str] = set()
@@ -428,6 +446,7 @@ RULES: tuple[tuple[Callable[["Context", View], Iterator[Finding]], str], ...] = 
     (period_files, "maps"),
     (blob_files, "maps"),
     (layer_files, "layers"),
+    (layer_sums, "layers"),
     (layer_ends, "fisks"),
     (published, "fisks"),
     (rolled_back, "maps"),

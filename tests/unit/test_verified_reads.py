@@ -12,7 +12,7 @@ from fisk_core.blockmap.journal import Change
 from fisk_core.blockmap.log import read as read_log
 from fisk_core.dataplane.disk import Disk
 from fisk_core.engine import Engine
-from fisk_core.errors import Corrupt, NoSpace, Unsupported
+from fisk_core.errors import Corrupt, NoSpace, PoolError, ReadOnly, Unsupported
 from fisk_core.pools import Kind, create_pool
 from fisk_core.services.readers import reading
 from tests.disks import TINY, frozen, make_spec
@@ -326,3 +326,50 @@ def test_the_pool_says_itself_whether_data_is_compared(pool):
 
     again = FilePool.open("pool", {"path": pool.options["path"], "checksum": "none"})
     assert again.options["checksum"] == "crc32"
+
+
+@pytest.mark.parametrize("act", ["write", "zero"])
+def test_a_write_that_failed_leaves_what_can_be_read(pool, monkeypatch, act):
+    """Half of it is there: neither its old checksums hold nor the new ones."""
+    spec = make_spec(pool, SIZE)
+    with Disk.open(pool, spec) as disk:
+        disk.write(0, b"a" * 4 * BLOCK)
+        disk.flush()
+        layer = disk.writable().layer
+        put = layer.pwritev
+
+        def half(*_):
+            put([b"b" * (BLOCK + 100)], 0)
+            raise PoolError("the medium failed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(layer, "pwritev" if act == "write" else "write_zeroes", half)
+            with pytest.raises(PoolError):
+                disk.write(0, b"b" * 3 * BLOCK) if act == "write" else disk.write_zeroes(0, 3 * BLOCK, True)
+        assert disk.read(0, 2 * BLOCK) == b"b" * (BLOCK + 100) + b"a" * (BLOCK - 100)
+
+
+def test_a_log_that_cannot_open_a_page_ends_writing(pool, monkeypatch):
+    spec = make_spec(pool, SIZE)
+    disk = Disk.open(pool, spec)
+    disk.write(0, b"a" * 4 * BLOCK)
+    disk.flush()
+
+    def broken(*_):
+        raise PoolError("the medium failed")
+
+    monkeypatch.setattr(LogWriter, "open_pages", broken)
+    with pytest.raises(PoolError):
+        disk.write(0, b"b" * BLOCK)
+    with pytest.raises(ReadOnly, match="its log could not be written"):
+        disk.write(0, b"b" * BLOCK)
+    assert disk.read(0, BLOCK) == b"a" * BLOCK
+    disk.close()
+
+
+def test_check_names_layers_whose_sums_are_missing(engine):
+    write(engine, "volume", 0, b"a" * 4 * BLOCK)
+    assert engine.check().ok
+    layer = engine.get("volume").map_id
+    engine.open_pool("summed").delete_device(Kind.SUMS, layer)
+    assert [(each.kind, each.subject) for each in engine.check().problems] == [("sums", layer)]
