@@ -29,6 +29,7 @@ MIB = 1 << 20
 SIZE = 32 * MIB
 HOME, MOUNT = Path("/dev/shm/home"), Path("/run/mounted")
 VICTIMS = (("worker",), ("keeper", "worker"), ("daemon",), ("daemon", "worker"))
+LAST = b"written last" * 9999
 _TELLING = 2500  # bytes of each log that are shown when something went wrong
 
 
@@ -154,7 +155,9 @@ class Story:
             self._expect_in_use()
 
     def detach(self) -> None:
-        run("dd", "if=/dev/zero", f"of={self.device.path}", "bs=64K", "count=16", f"seek={SIZE >> 16}")
+        with self.device.path.open("r+b") as file:
+            file.seek(SIZE)
+            file.write(LAST)  # and no flush
         self._detach()
 
     def read_a_snapshot(self) -> None:
@@ -167,6 +170,9 @@ class Story:
 
     def discard(self) -> None:
         self._attach("disk")
+        with self.device.path.open("rb") as file:
+            file.seek(SIZE)
+            expect(file.read(len(LAST)) == LAST, "what was written last is there")
         run("blkdiscard", "-f", self.device.path)
         self._detach()
         expect(self.client.usage("disk").referenced == 0, "a discarded disk owns nothing")
