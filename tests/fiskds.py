@@ -157,10 +157,16 @@ def configure(home: Path, sections: Sections) -> None:
 
 
 @contextmanager
-def running(home: Path, environment: Mapping[str, str] | None = None, **sections: Any) -> Iterator[Fiskd]:
+def running(
+    home: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    patience: float = SECONDS,
+    **sections: Any,
+) -> Iterator[Fiskd]:
     """Run a daemon on ``home``, whose path must be short; at the end it is drained, dead or not."""
     configure(home, sections)
-    fiskd = Fiskd(home, environment or {})
+    fiskd = Fiskd(home, environment or {}, patience=patience)
     fiskd.start()
     try:
         yield fiskd

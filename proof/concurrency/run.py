@@ -87,8 +87,10 @@ def run(context: Context, other: Path, outcome: Outcome) -> None:
     """Put load on two Fisks, make trouble, check."""
     disks = {"a": Cells(SIZE, 0), "b": Cells(SIZE, 1)}
     began = time.monotonic_ns()
-    with running(context.scratch / "h", **_OPTIONS) as fiskd, RemoteEngine.open(fiskd.url) as engine:
-        fiskd.patience = _PATIENCE
+    with (
+        running(context.scratch / "h", patience=_PATIENCE, **_OPTIONS) as fiskd,
+        RemoteEngine.open(fiskd.url) as engine,
+    ):
         engine.create_pool("disk", options={"path": str(other / "pool")})
         engine.create("a", SIZE, page_size=PAGE)
         engine.create("b", SIZE, pool="disk")

@@ -66,13 +66,12 @@ def filesystems(context: Context) -> list[Figure]:
         raise ProofFailed(f"install {', '.join(missing)}")
     with (
         disk_directory() as other,
-        running(context.scratch / "h", **_OPTIONS) as fiskd,
+        running(context.scratch / "h", patience=_PATIENCE, **_OPTIONS) as fiskd,
         RemoteEngine.open(fiskd.url) as engine,
     ):
         engine.create_pool("disk", options={"path": str(other / "pool")})
         if why := _unusable(context.scratch / "h"):
             raise ProofFailed(why)
-        fiskd.patience = _PATIENCE
         scene = Scene(context, fiskd, engine)
         began = time.monotonic()
         until = began + _SHARE * context.seconds

@@ -82,8 +82,10 @@ class Soak:
 
     def run(self, seconds: float) -> Result:
         """Go on for so long, or until ``ending``; gives what was found."""
-        with running(self.home, **_OPTIONS) as fiskd, RemoteEngine.open(fiskd.url) as engine:
-            fiskd.patience = _PATIENCE
+        with (
+            running(self.home, patience=_PATIENCE, **_OPTIONS) as fiskd,
+            RemoteEngine.open(fiskd.url) as engine,
+        ):
             engine.create_pool("other", options={"path": str(self.other / "pool")})
             shares = self._attach(engine)
             acts = Acts(engine, [f"v{number}" for number in range(FISKS)], self._random("acts"), self.result)
