@@ -27,19 +27,28 @@ from proof.rot.specimen import PLAIN, SUMMED, Specimen, build
 _SHOWN = 8
 _SHARES = {"pool files": 0.42, "pool header": 0.03, "running": 0.09, "catalog": 0.16, "blocks": 0.3}
 """of the time; looked at in turns, so that no kind waits for another"""
+_DAMAGES = 5000
+_LONGER = 1.5
+"""how many times the usual a busy machine may take to come to its number of damages"""
 _MARGIN = 4.0
 """seconds a process takes to begin and end"""
+_SECONDS = 60
+_MORE = 1000
+"""added to the number of a process for the trials that come on top"""
 Trial = Callable[[Random], str]
 
 
-@proof("rot", "damaged files are named, damaged data is not served", seconds=60)
+@proof("rot", "damaged files are named, damaged data is not served", seconds=_SECONDS)
 def rot(context: Context) -> list[Figure]:
     """Run it and judge it."""
     spawn = multiprocessing.get_context("spawn")
-    tally = Tally()
+    tally, goal = Tally(), round(_DAMAGES * min(1.0, context.seconds / _SECONDS))
+    share = -(-goal // context.processes)
     with ProcessPoolExecutor(context.processes, mp_context=spawn) as processes:
         parts = [
-            processes.submit(work, context.scratch / str(number), context.seconds, context.seed, number)
+            processes.submit(
+                work, context.scratch / str(number), context.seconds, context.seed, number, share
+            )
             for number in range(context.processes)
         ]
         for part in parts:
@@ -51,27 +60,34 @@ def rot(context: Context) -> list[Figure]:
         again = f"python -m proof --only rot --seed {context.seed}"
         listed = "\n".join([*tally.broken[:_SHOWN], *([f"and {more} more"] if more > 0 else [])])
         raise ProofFailed(f"{listed}\n(again: {again})")
-    return figures(tally)
+    return figures(tally, goal)
 
 
-def figures(tally: Tally) -> list[Figure]:
+def figures(tally: Tally, goal: int) -> list[Figure]:
     """Give what was counted."""
     counts = tally.counts
     noticed = sum(count for name, count in counts.items() if name.startswith("noticed by "))
-    total = noticed + counts["harmless"]
     return [
-        at_least("damaged files", total + counts["damaged blocks"], 5000),
+        at_least("damages", _damages(tally), goal),
         exactly("damage neither named nor harmless", len(tally.broken), 0),
         Figure("damaged files that were named", noticed),
         Figure("damaged files that read exactly as before", counts["harmless"]),
-        at_least("damaged 4 KiB blocks, all refused", counts["damaged blocks"], 500),
+        at_least("damaged 4 KiB blocks, all refused", counts["damaged blocks"], goal // 10),
         exactly("wrong bytes served as good", counts["wrong bytes"], 0),
         Figure("bytes compared", tally.bytes_compared),
     ]
 
 
-def work(folder: Path, seconds: float, seed: int, number: int) -> Tally:
-    """Do the part of one process."""
+def _damages(tally: Tally) -> int:
+    """Give how many were judged."""
+    kinds = ("noticed by ", "harmless")
+    return tally.counts["damaged blocks"] + sum(
+        count for name, count in tally.counts.items() if name.startswith(kinds)
+    )
+
+
+def work(folder: Path, seconds: float, seed: int, number: int, goal: int) -> Tally:
+    """Do the part of one process: until the time is over, and ``goal`` damages are done or even more time."""
     folder.mkdir()
     _say_into(folder / "log")
     deadline = time.monotonic() + seconds - _MARGIN
@@ -93,13 +109,20 @@ def work(folder: Path, seconds: float, seed: int, number: int) -> Tally:
         blocks = Blocks(specimen.engine, judge, zygote, folder, chance_of(seed, number, "blocks"))
         with closing(blocks):
             _take_turns({"blocks": blocks.trial}, deadline, seed, number, tally)
+        more = {name: kinds[name] for name in ("pool files", "running")}
+        latest = deadline + (_LONGER - 1) * seconds
+        _take_turns(more, latest, seed, number + _MORE, tally, goal)
     return tally
 
 
-def _take_turns(kinds: dict[str, Trial], deadline: float, seed: int, number: int, tally: Tally) -> None:
-    """Try the kind that is most behind its share, until the time is over."""
+def _take_turns(
+    kinds: dict[str, Trial], deadline: float, seed: int, number: int, tally: Tally, goal: int | None = None
+) -> None:
+    """Try the kind that is most behind its share, until the time is over or the ``goal`` is reached."""
     spent, trials = dict.fromkeys(kinds, 0.0), dict.fromkeys(kinds, 0)
     while time.monotonic() < deadline and len(tally.broken) < 4 * _SHOWN:
+        if goal is not None and _damages(tally) >= goal:
+            return
         kind = min(kinds, key=lambda each: spent[each] / _SHARES[each])
         began = time.monotonic()
         trials[kind] += 1
