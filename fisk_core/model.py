@@ -161,9 +161,10 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Long work: ``done`` of ``total`` bytes (None while unknown), its arguments, and what came of it.
+    """Long work: how much is ``done`` of ``total`` (None while unknown), its arguments, and what came of it.
 
-    ``error`` is a problem document (RFC 9457) of a failed job.
+    Both are bytes; ``check`` and ``rescan`` count what they looked at.  ``error`` is a problem document
+    (RFC 9457) of a failed job.
     """
 
     id: str
