@@ -50,13 +50,27 @@ class Scene:
         try:
             yield made
         finally:
-            self.engine.detach(made.id, force=True)
+            surely(lambda: self.engine.detach(made.id, force=True))
 
     def kill(self, fisk_id: str) -> None:
         """Kill the worker of a Fisk, if it is not just being started again."""
         with suppress(ValueError, ProcessLookupError, FiskError):
             kill_worker(self.engine, fisk_id)
             self.counts["kills"] += 1
+
+
+def surely(work: Callable[[], object]) -> None:
+    """Have it done, though the worker it needs may just be dying: it is done as a whole, or refused."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            work()
+        except FiskError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(0.1)
 
 
 @proof("filesystems", "ext4, XFS, fsx and a guest on Fisks whose workers die", seconds=80)
@@ -196,7 +210,7 @@ def one_round(scene: Scene, kind: Kind, chance: random.Random) -> None:
 
 def _snapshot(scene: Scene, ref: str, name: str, folder: Path, *, freeze: bool) -> None:
     with frozen(folder) if freeze else ExitStack():
-        scene.engine.snapshot(ref, name)
+        surely(lambda: scene.engine.snapshot(ref, name))
     scene.counts["snapshots"] += 1
 
 
