@@ -73,6 +73,7 @@ class Export(ExportInfo):
         except FiskError:
             return False  # a context that cannot be had is not offered; that is the protocol's way to say so
         if other.geometry != self.disk.map.geometry or not self._related(other):
+            other.close()  # a client may ask for it again and again
             return False
         self._compared[query] = (3 + len(self._compared), other)
         return True
