@@ -30,6 +30,7 @@ class Fsx:
         self.model = bytearray(0 if resizable else size)
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.counts: Counter[str] = Counter()
+        self.operations = 0
         self.unknown: set[str] = set()
         self._last: deque[str] = deque(maxlen=_REMEMBERED)
         self._deck: list[Callable[[], None]] = [
@@ -61,6 +62,7 @@ class Fsx:
             self._deck = [each for each in self._deck if each != act]
             return
         self.counts[act.__name__] += 1
+        self.operations += 1
         if self.chance.random() < 0.01:
             os.fsync(self.fd)
             self.counts["fsync"] += 1
