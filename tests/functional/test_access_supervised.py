@@ -4,6 +4,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ SIZE = 16 * MIB
 
 @pytest.fixture
 def supervisor(engine: Engine) -> Iterator[Supervisor]:
-    with Supervisor(engine) as opened:
+    # Nothing listens on a port that others may want.
+    settings = replace(engine.settings, nbd=replace(engine.settings.nbd, listen=""))
+    with Supervisor(engine, settings) as opened:
         try:
             yield opened
         finally:
