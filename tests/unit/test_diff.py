@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from fisk_core.blockmap import consolidate, diff, load_map
+from fisk_core.blockmap import consolidate, diff, load_live_map, load_map
 from fisk_core.dataplane.disk import Disk
 from fisk_core.errors import InvalidValue
 from fisk_core.model import Change, Extent
@@ -92,7 +92,18 @@ def test_the_end_of_a_disk_that_is_no_whole_block(pool):
     assert list(diff(two, one)) == [Extent(0, 1000, Change.ZERO)]
 
 
+def test_what_maps_have_behind_their_end_is_not_told(pool):
+    """A map that is being written is opened whole; its Fisk may have become smaller."""
+    specs = [make_spec(pool, 5000) for _ in range(2)]
+    for number, spec in enumerate(specs):
+        with Disk.open(pool, spec) as disk:
+            disk.write(512 * number, b"x" * (1024 + 2000 * number))
+            disk.write(4096, b"x" * 904)
+    one, two = (load_live_map(pool, spec.map_id, 1000) for spec in specs)
+    assert list(diff(one, two)) == [Extent(0, 512, Change.ZERO), Extent(512, 488, Change.DATA)]
+
+
 def test_maps_of_other_geometry_are_refused(pool):
     one, two = make_spec(pool, 1 << 20, TINY), make_spec(pool, 1 << 20, USUAL)
-    with pytest.raises(InvalidValue):
+    with pytest.raises(InvalidValue, match="the two Fisks have different block or page sizes and cannot be"):
         list(diff(load_map(pool, one.map_id, 1 << 20), load_map(pool, two.map_id, 1 << 20)))

@@ -8,8 +8,9 @@ import pytest
 
 from fisk_core.dataplane.layers import HOLE, UNOPENED, Layers, direct
 from fisk_core.errors import NotFound, Unsupported
-from fisk_core.pools import Kind
-from tests.disks import make_pool, new_id
+from fisk_core.pools import Kind, create_pool
+from fisk_core.pools.file_device import FileDevice
+from tests.disks import TINY, make_disk, make_pool, new_id
 
 
 @pytest.fixture
@@ -145,3 +146,44 @@ def test_only_plain_files_are_read_directly(pool, ids):
         empty.route = routed((fd, 0, 700))
         assert direct(empty) == fd
         assert asked == [(0, 1), (0, 1), (0, 1), (0, 700)]
+
+
+def test_a_layer_that_cannot_be_had_leaves_nothing_open(tmp_path, monkeypatch):
+    """Neither itself nor its checksums."""
+    pool = create_pool("file", "summed", {"path": str(tmp_path / "summed"), "checksum": "crc32"})
+    disk = make_disk(pool, 1 << 20)
+    disk.write(0, b"x" * 512)
+    disk.close()
+    ids = [None, disk.spec.map_id]
+    before = sorted(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(FileDevice, "route", lambda *_: [])
+        for layers in (Layers(pool, ids, TINY), Layers(pool, ids)):
+            with pytest.raises(Unsupported):
+                layers.open(1)
+            assert layers.fds == [HOLE, UNOPENED]
+    pool.delete_device(Kind.LAYER, ids[1])
+    for layers in (Layers(pool, ids, TINY), Layers(pool, ids)):
+        with pytest.raises(NotFound):
+            layers.open(1)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_checksums_are_let_go_with_their_layers(tmp_path, monkeypatch):
+    pool = create_pool("file", "summed", {"path": str(tmp_path / "summed"), "checksum": "crc32"})
+    ids = [None]
+    for _ in range(20):
+        with make_disk(pool, 1 << 20) as disk:
+            disk.write(0, b"x" * 512)
+            ids.append(disk.spec.map_id)
+    before = sorted(os.listdir("/proc/self/fd"))
+    allow(monkeypatch, 320 + 32)
+    layers = Layers(pool, ids, TINY)
+    for alias in range(1, 18):
+        fd = layers.open(alias)
+        assert layers.checked[fd] is not None
+        assert layers.checked.keys() == {fd for fd in layers.fds if fd >= 0}
+    assert len(layers.checked) == 16 // 2 + 1, "a descriptor for the layer, and one for its checksums"
+    layers.close()
+    assert layers.checked == {}
+    assert sorted(os.listdir("/proc/self/fd")) == before

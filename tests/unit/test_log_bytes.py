@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fisk_core.blockmap import Geometry, LogHeader, LogWriter, create_log, load_live_map
 from fisk_core.blockmap import log as logs
 from fisk_core.blockmap.source import Empty, to_page
-from fisk_core.errors import Corrupt
+from fisk_core.errors import Corrupt, PoolError
 from fisk_core.pools import Kind
 from tests.disks import TINY, make_pool, new_id
 
@@ -298,6 +298,35 @@ def test_what_was_reserved_stays_so_through_a_compaction(pool, monkeypatch):
     writer.append(logs.encode_changes([(n, packed([0, 1, 0, 1])) for n in range(2000)], 1, TINY))
     assert size_of(pool, header) == reserved
     writer.close()
+
+
+def test_a_batch_that_could_not_be_made_durable_is_the_last(pool, monkeypatch):
+    """And it is taken back: the next writer must not put its own behind one that a power loss takes away."""
+    header = begin(pool)
+    writer = LogWriter(pool, header.map_id)
+    writer.append(logs.encode_changes([(1, 1)], 1, TINY))
+    before = path_of(pool, header.map_id).read_bytes()
+
+    def fail(*_):
+        raise PoolError("the medium failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer._device, "pwritev", fail)
+        with pytest.raises(PoolError, match="the medium failed"):
+            writer.append(logs.encode_changes([(2, 1)], 1, TINY))
+    assert path_of(pool, header.map_id).read_bytes() == before
+    writer.append(logs.encode_changes([(3, 1)], 1, TINY))  # nothing had been written: it goes on
+    before = path_of(pool, header.map_id).read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(writer._device, "flush", fail)
+        with pytest.raises(PoolError, match="the medium failed"):
+            writer.append(logs.encode_changes([(4, 1)], 1, TINY))
+    with pytest.raises(PoolError, match=f"log {header.map_id} could not be made durable before, and is not"):
+        writer.append(logs.encode_changes([(5, 1)], 1, TINY))
+    assert path_of(pool, header.map_id).read_bytes() == before
+    writer.close()
+    with pool.open_device(Kind.LOG, header.map_id, writable=False) as device:
+        assert sorted(logs.read(device, header.map_id).records) == [1, 3]
 
 
 def test_a_torn_log_is_left_to_its_writer(pool):

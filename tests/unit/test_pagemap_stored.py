@@ -48,6 +48,13 @@ def test_a_map_that_names_a_layer_it_does_not_list(pool):
         stored.verify_blob(pool, encoded(pool, wrong))
 
 
+def test_a_map_under_the_name_of_another(pool):
+    one, other = encoded(pool), encoded(pool)
+    pool.put_blob(blob.name_of(one), [pool.get_blob(blob.name_of(other))])
+    with pytest.raises(Corrupt, match=f"maps/{one} says it is the map {other}"):
+        load_map(pool, one, 1 << 20)
+
+
 @pytest.mark.parametrize("data", [b"short", bytes(2048) + b"x", b"\xff\xff" + bytes(2046)])
 def test_segments_of_another_length(pool, data):
     with pytest.raises(Corrupt):
@@ -89,8 +96,8 @@ LONG = RUN * 200
 
 @pytest.mark.parametrize(
     "batches",
-    [[(1, log.RECORD.pack(4, 0, 1))], [(1, RUN), (3, RUN)], [(2, RUN)]],
-    ids=["unknown record", "a batch is missing", "the first is missing"],
+    [[(1, log.RECORD.pack(4, 0, 1))], [(1, RUN + RUN[:5])], [(1, RUN), (3, RUN)], [(2, RUN)]],
+    ids=["unknown record", "half a record", "a batch is missing", "the first is missing"],
 )
 def test_logs_that_contradict_themselves(pool, batches):
     map_id = log_of(pool, *batches)

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fisk_core.blockmap import LogHeader, create_log, empty_map, load_live_map, read_log_header, replay, seal
+from fisk_core.blockmap import (
+    LogHeader,
+    create_log,
+    empty_map,
+    load_live_map,
+    owned_blocks,
+    read_log_header,
+    replay,
+    seal,
+    stored_segments,
+)
 from fisk_core.blockmap import log as logs
 from fisk_core.blockmap.journal import Change
 from fisk_core.errors import NotFound, PoolError
@@ -130,3 +140,17 @@ def test_the_header_of_a_log(pool):
     with pytest.raises(NotFound):
         read_log_header(pool, new_id())
     assert logs.read_all(pool, header.map_id).records == {}
+
+
+def test_blocks_are_counted_in_memory_and_out_of_it(pool):
+    disk = make_disk(pool, 5 << 20)
+    for offset in (0, 4 << 20):
+        disk.write(offset, b"x" * 700)
+    disk.close()
+    block_map = load_live_map(pool, disk.spec.map_id, 5 << 20)
+    block_map.load(1)
+    block_map.load(2)
+    assert [index for index, _ in stored_segments(block_map)] == [0, 1, 2]
+    assert owned_blocks(block_map) == {1: 4}
+    assert block_map.segments[0] is None, "nothing is kept in memory for that"
+    block_map.close()
