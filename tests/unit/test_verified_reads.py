@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from fisk_core.blockmap import LogWriter, listed, read_log_header, replay, seal
+from fisk_core.blockmap import LogWriter, listed, read_log_header, replay, seal, sums
 from fisk_core.blockmap.journal import Change
 from fisk_core.blockmap.log import read as read_log
 from fisk_core.dataplane.disk import Disk
 from fisk_core.engine import Engine
-from fisk_core.errors import Corrupt, NoSpace, PoolError, ReadOnly, Unsupported
+from fisk_core.errors import Corrupt, NoSpace, NotFound, PoolError, ReadOnly, Unsupported
 from fisk_core.pools import Kind, create_pool
 from fisk_core.services.readers import reading
-from tests.disks import TINY, frozen, make_spec
+from tests.disks import TINY, frozen, make_spec, new_id
 from tests.engines import BLOCK, MIB, write
 from tests.engines import TINY as FIELDS
 
@@ -196,7 +196,6 @@ def test_replayed_changes_get_the_sums_of_what_is_there(pool):
 
 def test_a_snapshot_keeps_its_sums_while_the_disk_goes_on(pool):
     from fisk_core.blockmap import LogHeader, create_log
-    from tests.disks import new_id
 
     spec = make_spec(pool, SIZE)
     with Disk.open(pool, spec) as disk:
@@ -373,3 +372,81 @@ def test_check_names_layers_whose_sums_are_missing(engine):
     layer = engine.get("volume").map_id
     engine.open_pool("summed").delete_device(Kind.SUMS, layer)
     assert [(each.kind, each.subject) for each in engine.check().problems] == [("sums", layer)]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "text"),
+    [
+        ({"version": 2}, Unsupported, "needs a newer Fisk"),
+        ({"block_size": 1024}, Corrupt, "of blocks of another size"),
+        ({"magic": b"FISKSUMX"}, Corrupt, "not theirs"),
+    ],
+)
+def test_headers_that_say_something_else_are_refused(pool, change, kind, text):
+    spec = make_spec(pool, SIZE)
+    with Disk.open(pool, spec) as disk:
+        disk.write(0, b"a" * BLOCK)
+    with pool.open_device(Kind.SUMS, spec.map_id, writable=True) as device:
+        data = bytearray(sums.HEADER.size)
+        device.preadv([data], 0)
+        names = ("magic", "version", "zero", "incompatible", "compatible", "clear", "layer", "block_size")
+        fields = {**dict(zip(names, sums.HEADER.unpack(data), strict=True)), **change}
+        head = sums.HEADER.pack(*fields.values())
+        device.pwritev([head + zlib.crc32(head).to_bytes(4, "little")], 0)
+    with pytest.raises(kind, match=text):
+        Disk.open(pool, spec)
+    with Disk.open(pool, frozen(spec)) as reader, pytest.raises(kind, match=text):
+        reader.read(0, BLOCK)
+
+
+@pytest.mark.parametrize(
+    ("magic", "version", "kind"), [(b"x" * 8, 1, Corrupt), (listed.MAGIC, 9, Unsupported)]
+)
+def test_lists_that_are_none_are_refused(pool, magic, version, kind):
+    layer, body = new_id(), listed.HEADER.pack(magic, version, BLOCK)
+    pool.put_blob(listed.name_of(layer), [body + zlib.crc32(body).to_bytes(4, "little")])
+    with pytest.raises(kind):
+        listed.Listed(pool, layer)
+
+
+def test_a_layer_that_is_gone_leaves_no_open_checksums(pool):
+    spec = make_spec(pool, SIZE)
+    with Disk.open(pool, spec) as disk:
+        disk.write(0, b"a" * BLOCK)
+    pool.delete_device(Kind.LAYER, spec.map_id)
+    with Disk.open(pool, frozen(spec)) as reader, pytest.raises(NotFound):
+        reader.read(0, BLOCK)
+
+
+def test_who_goes_on_for_another_heals_when_it_is_in_charge(pool):
+    """The one before let go without closing its pages."""
+    spec = make_spec(pool, SIZE)
+    disk = Disk.open(pool, spec)
+    disk.write(0, b"a" * 8 * BLOCK)
+    disk.flush()
+    disk.write(0, b"b" * BLOCK)
+    disk.flush()
+    after = Disk.open(pool, spec, untouched=True)
+    crash(disk)
+    assert open_pages(pool, spec.map_id) == {0}
+    with after:
+        after.take_charge()
+        assert open_pages(pool, spec.map_id) == set()
+        assert after.read(0, 2 * BLOCK) == b"b" * BLOCK + b"a" * BLOCK
+        after.write(BLOCK, b"c" * BLOCK)
+        assert open_pages(pool, spec.map_id) == {0}
+
+
+def test_compaction_keeps_open_pages(pool, monkeypatch):
+    monkeypatch.setattr("fisk_core.blockmap.log.COMPACT_AT", 1024)
+    spec = make_spec(pool, SIZE)
+    disk = Disk.open(pool, spec)
+    for number in range(20):
+        disk.write(0, bytes([number]) * 12 * BLOCK)
+        disk.flush()
+    disk.write(0, b"z" * BLOCK)
+    pages = open_pages(pool, spec.map_id)
+    assert 0 in pages
+    crash(disk)
+    with Disk.open(pool, frozen(spec)) as reader:
+        assert reader.read(0, 2 * BLOCK) == b"z" * BLOCK + bytes([19]) * BLOCK
