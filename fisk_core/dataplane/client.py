@@ -278,6 +278,8 @@ def dial(target: Target, timeout: float) -> socket.socket:
         raise ProtocolError(f"{what}: no answer within {timeout:g} s") from exc
     except OSError as exc:
         raise from_oserror(exc, what) from exc
+    except ValueError as exc:  # no host is called so, and no file either
+        raise InvalidValue(f"{what}: {exc}") from exc
 
 
 def negotiate(target: Target, tls: Tls | None, timeout: float) -> tuple[Stream, Negotiation]:

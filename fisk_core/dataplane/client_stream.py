@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Any
 
-from fisk_core.errors import FiskError, ProtocolError, from_oserror
+from fisk_core.errors import FiskError, InvalidValue, ProtocolError, from_oserror
 
 BUFFER = 256 << 10
 _DIRECT = 16 << 10  # bytes from which receiving straight into the target beats one copy
@@ -194,6 +194,8 @@ class Stream:
             secure = context.wrap_socket(self._sock, server_hostname=hostname, do_handshake_on_connect=False)
         except OSError as exc:
             raise self._failed(exc) from exc
+        except ValueError as exc:
+            raise InvalidValue(f"'{hostname}' is not the name of a TLS server: {exc}") from exc
         self._sock = secure
         self._poll, self._mask = select.poll(), 0
         while not self._shake(secure):

@@ -4,6 +4,7 @@
 Certificates are always verified.  A connection for which TLS was asked never goes on without it.
 """
 
+import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Tls:
     def from_directory(cls, folder: Path) -> "Tls":
         """Credentials in ``ca-cert.pem``, ``client-cert.pem``, ``client-key.pem``, as QEMU and libnbd do."""
         cert, key = folder / "client-cert.pem", folder / "client-key.pem"
-        if not cert.exists():
+        if not os.path.exists(cert):  # unlike Path's, it has an answer for what cannot be a path, too
             return cls(ca=str(folder / "ca-cert.pem"))
         return cls(ca=str(folder / "ca-cert.pem"), cert=str(cert), key=str(key))
 
@@ -45,7 +46,7 @@ class Tls:
                 context.load_cert_chain(self.cert, self.key)
         except FileNotFoundError as exc:
             raise NotFound(f"TLS credentials ({self.ca}, {self.cert}, {self.key}): {exc.strerror}") from exc
-        except (ssl.SSLError, OSError) as exc:
+        except (ssl.SSLError, OSError, ValueError) as exc:
             raise InvalidValue(f"TLS credentials ({self.ca}, {self.cert}, {self.key}): {exc}") from exc
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context
@@ -57,6 +58,8 @@ def read_psk(path: str, username: str) -> tuple[str, bytes]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as exc:
         raise NotFound(f"TLS keys {path}: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise InvalidValue(f"TLS keys {path}: {exc}") from exc
     for line in lines:
         name, colon, key = line.strip().partition(":")
         if colon and username in ("", name):

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from fisk_core.dataplane.client import NbdClient
 from fisk_core.dataplane.client_tls import Tls, read_psk
 from fisk_core.dataplane.client_uri import Target, as_target, parse_uri
-from fisk_core.errors import InvalidValue, NotFound
+from fisk_core.errors import FiskError, InvalidValue, NotFound
 
 
 @pytest.mark.parametrize(
@@ -88,3 +89,25 @@ def test_missing_certificates_are_named(tmp_path: Path) -> None:
     (tmp_path / "ca-cert.pem").write_text("no certificate")
     with pytest.raises(InvalidValue):
         Tls.from_directory(tmp_path).context()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "nbd://../x",
+        "nbd://\x9b31m/x",
+        "nbd+unix:///x?socket=a%00b",
+        "nbd+unix:///x?socket=" + "a" * 5000,
+        "nbds://127.0.0.1:1/x?tls-certificates=" + "a" * 5000,
+        "nbds://127.0.0.1:1/x?tls-certificates=a%00b",
+    ],
+)
+def test_what_cannot_be_reached_is_said_in_one_line(uri: str) -> None:
+    with pytest.raises(FiskError):
+        NbdClient.connect(uri, timeout=5)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a" * 5000])
+def test_key_files_that_cannot_be(path: str) -> None:
+    with pytest.raises(FiskError):
+        read_psk(path, "")
