@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from oslo_utils import strutils
+
 from fisk_core.access import fuse, tgt
 from fisk_core.access.base import AccessPath, Details
 from fisk_core.access.file import planned, refuse_unknown
@@ -38,7 +40,7 @@ class Iscsi(AccessPath):
         refuse_unknown(options, known=("portal", "chap"))
         address, port = _parse_portal(options.get("portal", _PORTAL))
         chap = None
-        if options.get("chap"):
+        if _truth(options.get("chap", False)):
             # iSCSI wants 12 to 16 characters of some initiators; letters and digits need no quoting.
             chap = {"user": f"fisk{secrets.token_hex(4)}", "password": secrets.token_hex(8)}
         return {
@@ -98,6 +100,14 @@ class Iscsi(AccessPath):
 
 def _parts(details: Details) -> tuple[FuseFile, tgt.Daemon]:
     return FuseFile(Path(details["directory"])), tgt.Daemon(Path(details["daemon"]))
+
+
+def _truth(value: Any) -> bool:
+    """Read yes or no as a command line gives them, too; raises InvalidValue."""
+    try:
+        return strutils.bool_from_string(str(value), strict=True)
+    except ValueError:
+        raise InvalidValue(f"chap is true or false, not {value!r}") from None
 
 
 def _parse_portal(portal: object) -> tuple[str, int]:

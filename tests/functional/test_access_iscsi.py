@@ -77,6 +77,19 @@ def test_credentials(engine: Engine, path: Iscsi) -> None:
         assert path.connect(details) == url
 
 
+def test_credentials_as_a_command_line_has_them(engine: Engine, path: Iscsi) -> None:
+    fisk = engine.create("disk", SIZE)
+    for word, wanted in (("true", True), ("false", False), ("no", False)):
+        details = path.plan(
+            fisk, "nbd+unix:///?socket=/x", engine.home.run, read_only=False, options={"chap": word}
+        )
+        assert bool(details["chap"]) is wanted
+    with pytest.raises(InvalidValue):
+        path.plan(
+            fisk, "nbd+unix:///?socket=/x", engine.home.run, read_only=False, options={"chap": "perhaps"}
+        )
+
+
 def test_two_targets_share_the_daemon(engine: Engine, path: Iscsi) -> None:
     with attached(engine, path, "one") as (first, details, _):
         with attached(engine, path, "two") as (second, _, _):
