@@ -14,8 +14,8 @@ def main(paths: list[str]) -> int:
         cut, _ = load(path)
         problems = show(path).problems
         print(f"{path}: {cut.recording}, after {cut.position} records, {cut.choice} of {cut.unit} bytes")
-        for problem in problems or ["every promise is kept"]:
-            print(f"  {problem}")
+        for text in map(str, problems) if problems else ["every promise is kept"]:
+            print(f"  {text}")
         broken += bool(problems)
     return 1 if broken else 0
 

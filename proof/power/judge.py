@@ -9,7 +9,9 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from fisk_core.catalog import Record, database, fisks, leases
 from fisk_core.dataplane.disk import Disk
@@ -41,13 +43,34 @@ def one_engine() -> Iterator[None]:
         database._make_engine = usual
 
 
+class Broken(StrEnum):
+    """Which promise."""
+
+    LOST = "lost a flushed block, or held a foreign one"
+    CHANGED = "changed a snapshot, or brought back what was deleted"
+    REPAIR = "needed a repair to be opened"
+
+
+class Problem(NamedTuple):
+    """What is wrong, for people."""
+
+    kind: Broken
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Problems = list[Problem]
+
+
 @dataclass(slots=True)
 class Verdict:
     """What was compared, and what is wrong."""
 
     fisks: int
     blocks: int
-    problems: list[str]
+    problems: Problems
 
 
 class Judge:
@@ -82,13 +105,14 @@ class Judge:
                 if (deep or compare.takes_over) and not verdict.problems:
                     verdict.problems += use(engine, compare, pick)
         except FiskError as exc:
-            verdict.problems.append(f"{type(exc).__name__}: {exc}")
+            verdict.problems.append(Problem(Broken.REPAIR, f"{type(exc).__name__}: {exc}"))
         return verdict
 
 
-def _checked(engine: Engine) -> Iterator[str]:
+def _checked(engine: Engine) -> Iterator[Problem]:
     for problem in engine.check().errors[:_SHOWN]:
-        yield f"check: {problem.kind} {problem.subject}: {problem.message}"
+        text = f"check: {problem.kind} {problem.subject}: {problem.message}"
+        yield Problem(Broken.REPAIR, text)
 
 
 class Comparison:
@@ -106,7 +130,8 @@ class Comparison:
         verdict.blocks += sum(record.size // record.block_size for record in found.values())
         verdict.problems += self._problems(found)
         pools = set(self._engine.pool_names())
-        verdict.problems += [f"pool {name} is gone" for name in sorted(self._promises.pools - pools)]
+        gone = sorted(self._promises.pools - pools)
+        verdict.problems += [Problem(Broken.LOST, f"pool {name} is gone") for name in gone]
 
     def _read_all(self) -> dict[str, Record]:
         """Read every Fisk; gives them by name.
@@ -134,21 +159,27 @@ class Comparison:
         except FiskError as exc:
             self._reading[record.name] = f"Fisk {record.name} cannot be read: {type(exc).__name__}: {exc}"
 
-    def _problems(self, found: Mapping[str, Record]) -> list[str]:
+    def _problems(self, found: Mapping[str, Record]) -> Problems:
         settled: Fisks = {**self._promises.fisks}
-        problems: list[str] = []
+        problems: Problems = []
         for doubt in self._promises.doubts.values():
             for name in {*doubt.before, *doubt.after}:
                 settled.pop(name, None)
             outcomes = [self._compare(found, fisks) for fisks in (doubt.before, doubt.after)]
             if all(outcomes):
-                problems.append(f"neither before ({outcomes[0][0]}) nor after ({outcomes[1][0]})")
+                text = f"neither before ({outcomes[0][0]}) nor after ({outcomes[1][0]})"
+                problems.append(Problem(outcomes[0][0].kind, text))
         problems += self._compare(found, settled)
         known = {*settled, *(name for doubt in self._promises.doubts.values() for name in doubt.after)}
-        return problems + [f"Fisk {name} should not be there" for name in sorted(found.keys() - known)]
+        foreign = sorted(found.keys() - known)
+        return problems + [Problem(Broken.CHANGED, f"Fisk {name} should not be there") for name in foreign]
 
-    def _compare(self, found: Mapping[str, Record], fisks: Fisks) -> list[str]:
-        return [problem for name, oracle in fisks.items() for problem in self._of(found, name, oracle)]
+    def _compare(self, found: Mapping[str, Record], fisks: Fisks) -> Problems:
+        return [
+            Problem(Broken.CHANGED if _is_final(found.get(name), oracle) else Broken.LOST, text)
+            for name, oracle in fisks.items()
+            for text in self._of(found, name, oracle)
+        ]
 
     def _of(self, found: Mapping[str, Record], name: str, oracle: Oracle | None) -> list[str]:
         if oracle is None:
@@ -167,7 +198,7 @@ class Comparison:
     def takes_over(self) -> bool:
         return bool(self._promises.taken_over)
 
-    def take_over(self) -> list[str]:
+    def take_over(self) -> Problems:
         """Take the pool of a lost catalog over once more: then everything must be there."""
         pool = self._engine.home.path.parent / self._promises.taken_over
         self._engine.rescan("default", options={"path": str(pool)}, force=True)
@@ -175,7 +206,7 @@ class Comparison:
         after = [doubt.after for doubt in self._promises.doubts.values()]
         return [problem for fisks in after for problem in self._compare(found, fisks)]
 
-    def write(self) -> Iterator[str]:
+    def write(self) -> Iterator[Problem]:
         """Open a Fisk for writing, write a block, and read everything of it."""
         with self._engine.catalog.read() as conn:
             live = [each for each in fisks.records(conn) if each.state == State.LIVE]
@@ -187,21 +218,26 @@ class Comparison:
         data = self._pick.randbytes(min(record.block_size, record.size - at))
         with self._engine.open_disk(record.id, writable=True) as disk:
             if disk.read(0, disk.size) != content:
-                yield f"Fisk {record.name} changed when it was opened for writing"
+                yield Problem(Broken.LOST, f"Fisk {record.name} changed when it was opened for writing")
             disk.write(at, data)
             disk.flush()
         content[at : at + len(data)] = data
         self._content[record.name] = bytes(content)
 
-    def again(self) -> list[str]:
+    def again(self) -> Problems:
         """Read everything once more; gives what differs from what was read before."""
         before, self._content = self._content, {}
         self._read_all()
         changed = [name for name in before if before[name] != self._content.get(name)]
-        return [f"Fisk {name} changed when others were used" for name in changed]
+        return [Problem(Broken.CHANGED, f"Fisk {name} changed when others were used") for name in changed]
 
 
-def use(engine: Engine, compare: Comparison, pick: random.Random) -> Iterator[str]:
+def _is_final(record: Record | None, oracle: Oracle | None) -> bool:
+    """Whether it is about a snapshot, or a deletion."""
+    return oracle is None or (record is not None and record.frozen)
+
+
+def use(engine: Engine, compare: Comparison, pick: random.Random) -> Iterator[Problem]:
     """Go on as if nothing had happened: write, settle, collect, make and delete a Fisk."""
     if compare.takes_over:
         yield from compare.take_over()
@@ -219,10 +255,11 @@ def use(engine: Engine, compare: Comparison, pick: random.Random) -> Iterator[st
         disk.flush()
     with engine.open_disk(fisk.id) as disk:
         if disk.read(700, len(data)) != data:
-            yield "a new Fisk does not hold what was written to it"
+            yield Problem(Broken.LOST, "a new Fisk does not hold what was written to it")
     engine.delete(fisk.id)
     engine.check(repair=True)
-    yield from (f"left after a repair: {each.message}" for each in engine.check().problems[:_SHOWN])
+    for each in engine.check().problems[:_SHOWN]:
+        yield Problem(Broken.REPAIR, f"left after a repair: {each.message}")
     yield from compare.again()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from proof.power.cuts import Moment, choices, left, moments
-from proof.power.judge import Judge
+from proof.power.judge import Broken, Judge, Problems
 from proof.power.records import Record
 from proof.power.replay import Cut, save
 
@@ -26,7 +26,7 @@ class Failure:
 
     cut: Cut
     replay: Path | None
-    problems: list[str]
+    problems: Problems
 
     def __str__(self) -> str:
         where = f"python -m proof.power {self.replay}" if self.replay else ""
@@ -45,6 +45,10 @@ class Tally:
     fisks: int = 0
     blocks: int = 0
     failures: list[Failure] = field(default_factory=list)
+
+    def broke(self, kind: Broken) -> int:
+        """Give how many cuts broke a promise of that kind."""
+        return sum(any(each.kind is kind for each in failure.problems) for failure in self.failures)
 
     def add(self, other: "Tally") -> None:
         for name in ("recordings", "records", "cuts", "deep", "fisks", "blocks", "failures"):

@@ -78,4 +78,4 @@ def test_a_replay_shows_it_again(recorded, tmp_path, capsys):
         assert main([str(failure.replay)]) == 1
     finally:
         root.with_name("moved").rename(root)
-    assert failure.problems[0] in capsys.readouterr().out
+    assert str(failure.problems[0]) in capsys.readouterr().out
