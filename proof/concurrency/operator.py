@@ -9,7 +9,7 @@ whatever was interrupted and tells how it ended.
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -71,15 +71,19 @@ class Operator:
         """Do one thing more."""
         acts = (self.single, self.single, self.single, self.group, self.group, self.clone, self.short_lived,
                 self.clone_of_snapshot, self.delete, self.revert, self.resize)  # fmt: skip
-        act = self.chance.choice(acts)
+        self._try(self.chance.choice(acts))
+        while len(self.snapshots) > _KEPT * len(self.disks):
+            self._try(lambda: self._remove(self.snapshots[0]))
+
+    def _try(self, act: Callable[[], None]) -> None:
+        """Do something; what was refused as a whole, because something was just dying, is counted.
+
+        Where it could have been half done, the act itself looks into that.
+        """
         try:
             act()
         except FiskError as exc:
-            # Refused as a whole, because a worker or the daemon was just dying; counted, and looked into
-            # where it could have been half done.
             self.done.refused.append(f"{act.__name__}: {exc}")
-        while len(self.snapshots) > _KEPT * len(self.disks):
-            self._remove(self.snapshots[0])
 
     def _name(self, kind: str) -> str:
         self._number += 1
@@ -200,9 +204,9 @@ class Operator:
 
     def _remove(self, snapshot: Snapshot) -> None:
         """Look once more (now and then: it takes a worker each time), then delete."""
+        self.snapshots.remove(snapshot)
         if self.chance.random() < 0.4:
             self.unchanged(snapshot, snapshot.name)
-        self.snapshots.remove(snapshot)
         self.engine.delete(snapshot.name, force=True)
         self.done.count("deleted")
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fisk_core.client import RemoteEngine
+from fisk_core.client.transport import Patience
 from fisk_core.engine import Engine
 from proof.concurrency import client, cuts, linear
 from proof.concurrency.cells import BLOCK, Cells
@@ -89,7 +90,7 @@ def run(context: Context, other: Path, outcome: Outcome) -> None:
     began = time.monotonic_ns()
     with (
         running(context.scratch / "h", patience=_PATIENCE, **_OPTIONS) as fiskd,
-        RemoteEngine.open(fiskd.url) as engine,
+        RemoteEngine.open(fiskd.url, patience=Patience(total=2 * _PATIENCE, connect=_PATIENCE)) as engine,
     ):
         engine.create_pool("disk", options={"path": str(other / "pool")})
         engine.create("a", SIZE, page_size=PAGE)
