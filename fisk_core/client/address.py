@@ -44,7 +44,7 @@ def resolve(
     cacert = cacert or os.environ.get("FISK_CACERT") or None
     try:
         parts = urlsplit(found)
-        host = parts.hostname
+        host, _ = parts.hostname, parts.port
     except ValueError as exc:
         raise InvalidValue(f"'{found}' is not a URL: {exc}") from None
     if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:

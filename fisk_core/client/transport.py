@@ -31,7 +31,7 @@ from fisk_core import __version__
 from fisk_core.client.address import Address
 from fisk_core.client.answers import error_of_response
 from fisk_core.client.unixhttp import Adapter
-from fisk_core.errors import FiskError, NotFound, ProtocolError, Unavailable
+from fisk_core.errors import FiskError, InvalidValue, NotFound, ProtocolError, Unavailable
 
 _IDLE_SECONDS = 3.0  # kept connections are not used after this: the server drops them after five
 _REFUSED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -164,6 +164,8 @@ class Transport:
         try:
             yield
         except RequestException as exc:
+            if isinstance(exc, ValueError):  # there is no such host or header: no other try will find one
+                raise InvalidValue(f"the daemon at {self.address.url} cannot be asked: {exc}") from exc
             unsent = isinstance(exc, requests.ConnectTimeout) or _caused_by(exc, NewConnectionError)
             what = "cannot be reached" if unsent else "broke off or did not answer in time"
             error = Unavailable(f"the daemon at {self.address.url} {what}: {_reason(exc)}")

@@ -7,6 +7,8 @@ import pytest
 
 from fisk_core.cli import arguments
 from fisk_core.cli.columns import Labels, Text, Words, shown
+from fisk_core.client.address import resolve
+from fisk_core.client.transport import Transport
 from fisk_core.daemon.logs import _OneLine
 from fisk_core.dataplane import control, qos
 from fisk_core.engine import validate
@@ -63,3 +65,20 @@ def test_a_value_that_is_no_text() -> None:
 def test_sizes_that_are_none(value: object) -> None:
     with pytest.raises(InvalidValue):
         control._size(value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://..",
+        "http://127.0.0.1:abc",
+        "http://127.0.0.1:99999",
+        "http://[",
+        "http://\x9b",
+        "x",
+        "unix://",
+    ],
+)
+def test_urls_of_no_daemon_are_not_tried_for_a_minute(url: str) -> None:
+    with pytest.raises(InvalidValue):
+        Transport(resolve(url)).call("GET", "/fisks")
