@@ -2,9 +2,10 @@
 """Small files, looked for, made and removed: with typed errors where the system fails."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -51,17 +52,19 @@ def free_bytes(directory: "str | os.PathLike[str]") -> tuple[int, int]:
 @contextmanager
 def scratch_directory() -> Iterator[str]:
     """Give the path of a directory that only we can enter, gone at the end; raises NoSpace, PoolError."""
-    with ExitStack() as stack:
-        with named("make a directory in", tempfile.gettempdir()):
-            made = tempfile.TemporaryDirectory(prefix="fisk-", ignore_cleanup_errors=True)
-            path = stack.enter_context(made)
+    with named("make", "a temporary directory"):
+        path = tempfile.mkdtemp(prefix="fisk-")
+    try:
         yield path
+    finally:
+        with suppress(OSError):  # it holds nothing that anybody needs
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
 def scratch_file() -> Iterator[IO[bytes]]:
     """Give a file without a name, gone at the end; raises NoSpace, PoolError."""
     with ExitStack() as stack:
-        with named("make a file in", tempfile.gettempdir()):
+        with named("make", "a temporary file"):
             file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
         yield file

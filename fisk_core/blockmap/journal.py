@@ -101,14 +101,27 @@ class Journal:
         try:
             os.ftruncate(self._fd, _SIZE)
             self._allocate()
-            os.pwrite(self._fd, head, 0)
+            self._write_head(head)
             self._map()
-            fresh.rename(self.path)
+            try:
+                fresh.rename(self.path)
+            except OSError:
+                self._unmap()  # which has a descriptor of its own
+                raise
         except OSError:
             os.close(self._fd)
             with suppress(OSError):  # the next one is made in its place
                 fresh.unlink(missing_ok=True)
             raise
+
+    def _write_head(self, head: bytes) -> None:
+        done = 0
+        while done < len(head):
+            done += os.pwrite(self._fd, head[done:], done)
+
+    def _unmap(self) -> None:
+        self._words.release()
+        self._memory.close()
 
     def _map(self) -> None:
         self._memory = mmap.mmap(self._fd, _SIZE)
@@ -123,16 +136,25 @@ class Journal:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             return False
-        found = os.fstat(self._fd)
-        if found.st_size != _SIZE or found.st_blocks * 512 < _HEADER_BYTES + 16 * _STEP:
+        try:
+            found = os.fstat(self._fd)
+            fits = found.st_size == _SIZE and found.st_blocks * 512 >= _HEADER_BYTES + 16 * _STEP
+            if fits:
+                self._map()
+        except OSError:
+            fits = False
+        if not fits:
             os.close(self._fd)
             return False
-        self._map()
         self._allocated = _STEP
         self._words[_END] = 0
         self.forget(0)
-        os.pwrite(self._fd, head, 0)
-        return True
+        with suppress(OSError):
+            self._write_head(head)
+            return True
+        self._unmap()
+        os.close(self._fd)
+        return False
 
     def _allocate(self) -> None:
         """Get the space of more changes: a store into a mapped hole of a full disk is a signal, no error."""
@@ -184,8 +206,7 @@ class Journal:
         """Let go of it; ``remove`` when nothing in it is needed any more."""
         if self._memory.closed:
             return
-        self._words.release()
-        self._memory.close()
+        self._unmap()
         os.close(self._fd)
         if remove:
             files.remove(self.path)
@@ -255,4 +276,6 @@ def _change(ring: bytes, number: int, path: Path, check: bool) -> Change:
 
 
 def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    path = Path("/proc/sys/kernel/random/boot_id")
+    with files.named("read", path):
+        return path.read_text().strip()

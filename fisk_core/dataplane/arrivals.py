@@ -138,11 +138,15 @@ class Arrivals:
                 self._server.disk.splice(source, stream.offset, whole)
         except errors.FiskError as exc:
             stream.error = exc
-            self._empty(source)
+            self.close()  # what is left in it must not be the beginning of the next write
             rest = 0
             whole = count
-        if rest:
-            conn.have = os.readv(source, [conn.view[:rest]])
+        try:
+            while conn.have < rest:
+                conn.have += os.readv(source, [conn.view[conn.have : rest]])
+        except OSError:
+            self.close()
+            raise
         self._advance(conn, stream, whole)
 
     def _open_pipe(self) -> tuple[int, int]:
@@ -150,13 +154,6 @@ class Arrivals:
         with contextlib.suppress(OSError):  # a smaller pipe works too
             fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, _PIPE)
         return source, sink
-
-    @staticmethod
-    def _empty(source: int) -> None:
-        """Drop what is in the pipe: the next write must not begin with it."""
-        with contextlib.suppress(BlockingIOError):
-            while os.read(source, _PIPE):
-                pass
 
     def close(self) -> None:
         for fd in self._pipe or ():

@@ -81,7 +81,12 @@ def _set_priority(low: bool) -> None:
 
     Without the privilege to come back from it, the nice value is left alone.
     """
-    for thread in map(int, os.listdir("/proc/self/task")):
+    try:
+        threads = os.listdir("/proc/self/task")
+    except OSError as exc:
+        LOG.info("the priority cannot be changed: %s", exc)
+        return
+    for thread in map(int, threads):
         try:
             _linux.set_io_priority(thread, _linux.IOPRIO_IDLE if low else _linux.IOPRIO_NONE)
         except OSError as exc:

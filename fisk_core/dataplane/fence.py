@@ -120,7 +120,11 @@ class Fence:
         self._server.give_up()
         if self._lock is not None:
             # Others may have the same descriptor: this ends the lock for all of them.
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+            except OSError as exc:  # the other host stays refused until this process ends
+                LOG.error("the lock of Fisk %s cannot be given up: %s", self._server.disk.spec.name, exc)
+                return
             os.close(self._lock)
             self._lock = None
         self.released = True

@@ -91,7 +91,9 @@ class Lines:
             return
         try:
             # A reply is far smaller than the socket's buffer; a peer that lets it fill up has lost interest.
-            self.sock.send(json.dumps(message).encode() + b"\n")
+            line = json.dumps(message).encode() + b"\n"
+            if self.sock.send(line) < len(line):
+                self.close()  # else it would wait for the rest
         except OSError:
             self.close()
 

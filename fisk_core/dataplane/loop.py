@@ -94,7 +94,7 @@ class Loop:
             call()
 
     def _woken(self, _: int) -> None:
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(BlockingIOError, InterruptedError):  # it stays readable then
             os.eventfd_read(self._wake)
         while self._finished:
             done, result, error = self._finished.popleft()

@@ -434,14 +434,15 @@ class Server:
         options = self.options
         for kind, path in (("unix", options.unix), ("reader", options.reader), ("control", options.control)):
             if path and kind in self.listeners:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):  # a socket nobody listens at is in nobody's way
                     os.unlink(path)
         for conn in list(self.connections):
             conn.close()
         self.loop.close()
         self.arrivals.close()
-        for disk in [*self._retired, self.disk]:
-            disk.close()
+        with contextlib.ExitStack() as stack:  # each of them, whatever becomes of the others
+            for disk in [self.disk, *self._retired]:
+                stack.callback(disk.close)
 
 
 def _sealed(period: Period, done: Callable[[Exception | None], None], error: Exception | None) -> None:

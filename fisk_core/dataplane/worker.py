@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TextIO
 
-from fisk_core import _linux
+from fisk_core import _linux, files
 from fisk_core.dataplane.control import Control
 from fisk_core.dataplane.loop import Loop
 from fisk_core.dataplane.process import prepare, told
@@ -80,7 +80,9 @@ def _check_fence(options: ServeOptions) -> None:
     if options.fence:
         from fisk_core.dataplane.fence import read_fence
 
-        if read_fence(options.fence.path) > options.fence.epoch:
+        with files.named("read", options.fence.path):
+            lowest = read_fence(options.fence.path)
+        if lowest > options.fence.epoch:
             raise Fenced("another host took over meanwhile")
 
 

@@ -60,11 +60,9 @@ def temporary(directory: str) -> Iterator[tuple[int, str]]:
                 yield fd, path
                 return
         finally:
-            try:
-                with suppress(FileNotFoundError):  # renamed by its maker, or swept
-                    os.unlink(path)
-            finally:
-                os.close(fd)
+            with suppress(OSError):  # renamed by its maker, or swept; where that fails it will be swept
+                os.unlink(path)
+            os.close(fd)
 
 
 def sweep(directory: str) -> int:

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 from fisk_core.dataplane import protocol
 from fisk_core.dataplane.client import NbdClient
 from fisk_core.errors import AlreadyExists, ImageRefused, NotFound, PoolError, from_oserror
+from fisk_core.files import named
 from fisk_core.model import BLOCK_SIZE, MAX_SIZE, PAGE_SIZE, Fisk, Role
 from fisk_core.pools.copying import copy_range
 from fisk_core.services import formats, qemu
@@ -180,7 +181,8 @@ def _from_copy(
             if copy_range(fd, offset, copy.fileno(), offset, count) < count:
                 raise PoolError("the image file became shorter while it was read")
             meter.at(offset + count)
-        os.ftruncate(copy.fileno(), length)
+        with named("set the size of", path):
+            os.ftruncate(copy.fileno(), length)
         meter.step(length)
         return _from_file(engine, order, copy.fileno(), length, declared, meter)
 

@@ -268,10 +268,15 @@ def convert(source: str, target: Path, driver: str, options: Sequence[str], comp
             progress(share)
 
 
+def _next(output: IO[bytes]) -> bytes:
+    with named("read", "what a program says"):
+        return os.read(output.fileno(), 4096)
+
+
 def _shares(output: IO[bytes]) -> Iterator[float]:
     """Read ``(12.34/100%)``, which carriage returns part, as it comes."""
     rest = b""
-    while chunk := os.read(output.fileno(), 4096):
+    while chunk := _next(output):
         *texts, rest = (rest + chunk).split(b"\r")
         for text in texts:
             if found := _SHARE.search(text):

@@ -10,7 +10,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from fisk_core.dataplane import control, protocol
@@ -141,11 +141,11 @@ def serving(engine: "Engine", fisk: Fisk) -> Iterator[str]:
     except InUse as exc:
         yield served_uri(engine, fisk, exc)
         return
-    with scratch_directory() as folder:
+    with ExitStack() as stack:
         with lock:
-            worker = _start(engine, fisk, os.path.join(folder, "nbd"), lock.fd)
-        with worker:
-            yield worker.uri
+            folder = stack.enter_context(scratch_directory())
+            worker = stack.enter_context(_start(engine, fisk, os.path.join(folder, "nbd"), lock.fd))
+        yield worker.uri
 
 
 def _start(engine: "Engine", fisk: Fisk, path: str, lock_fd: int) -> Worker:
