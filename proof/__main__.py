@@ -18,6 +18,7 @@ from proof.core import PROOFS, Context, Figure, ProofFailed, scratch_directory
 
 MODULES: tuple[str, ...] = (
     "proof.power.run",
+    "proof.faults.run",
     "proof.rot.run",
     "proof.hostile.run",
     "proof.concurrency.run",

@@ -2,9 +2,9 @@
 """The functions of the operating system that can fail, and what each can end in instead.
 
 ``short`` does half of what was asked for, ``EINTR`` is answered by the kernel itself (see ``interrupts``),
-the rest are errors.  Three faults stay: from ``full`` on nothing more takes space, nor can it be given back
-after ``stuck``; after ``gone`` every call on a file fails.  A descriptor is always closed by close(2),
-whatever it returns, so that one never fails here.
+the rest are errors.  Three faults stay: from ``full`` on nothing more takes space; after ``gone`` every call
+on a file fails; ``stuck`` is want of space, and then every other call on a file fails.  A descriptor is
+always closed by close(2), whatever it returns, so that one never fails here.
 """
 
 import errno
@@ -50,8 +50,6 @@ class Call:
             kinds.append(GONE)
             if "ENOSPC" in kinds:
                 kinds += [FULL, STUCK]
-            elif self.name == "os.unlink":
-                kinds.append(STUCK)
         return tuple(kinds)
 
 
@@ -142,7 +140,7 @@ SOCKETS = [
     Call("socket.recv", _PEER, SOCKET, _count_at(1), ("recvfrom",)),
     Call("socket.recv_into", _PEER, SOCKET, _buffer_at(1), ("recvfrom",)),
     Call("socket.accept", ("ECONNABORTED", "EMFILE"), SOCKET, None, ("accept4", "accept")),
-    Call("socket.connect", ("ECONNREFUSED", "EIO"), SOCKET, None, ("connect",)),
+    Call("socket.connect", ("ECONNREFUSED", "EIO"), SOCKET),
     Call("socket.bind", _SPACE, SOCKET),
     Call("socket.listen", ("EADDRINUSE",), SOCKET),
     Call("socket.setsockopt", ("EPERM",), SOCKET),

@@ -127,8 +127,14 @@ class Injector:
             self.cache.about_to(call.name, arguments, more)
         if kind is None and call.name in self.without:
             return self._fail(call, self.without[call.name], arguments)
+        if kind in (None, EINTR, SHORT):
+            try:
+                arguments = self._like_a_disk(call, arguments)
+            except BlockingIOError:
+                self.met = self.met and kind is None
+                raise
         if kind is None:
-            return function(*self._like_a_disk(call, arguments), **more)
+            return function(*arguments, **more)
         if kind == EINTR:
             return self._interrupt(call, function, arguments, more)
         if kind == SHORT:
@@ -145,11 +151,13 @@ class Injector:
             fault = self.fault
             if fault is None:
                 return None
-            here = (fault.site, fault.number) == (site, number)
-            if (here or (self.met and fault.kind in STAYING)) and fault.kind in kinds:
+            here, kind = (fault.site, fault.number) == (site, number), fault.kind
+            if self.met and kind == STUCK and STUCK not in kinds:
+                kind = GONE
+            if (here or (self.met and kind in STAYING)) and kind in kinds:
                 self.met = True
                 self.failed.add(site)
-                return fault.kind
+                return kind
             return None
 
     def _watch_sync(self, site: Site, fd: int, kind: str | None) -> None:
@@ -182,7 +190,7 @@ class Injector:
                 self._armed, self.met = None, False  # it made no such system call
 
     def _fail(self, call: Call, kind: str, arguments: tuple[Any, ...]) -> int:
-        code = calls.error_of(GONE if (kind, call.name) == (STUCK, "os.unlink") else kind)
+        code = calls.error_of(kind)
         if call.name.startswith("libc."):  # as C does it
             ctypes.set_errno(code)
             return -1
@@ -197,7 +205,7 @@ class Injector:
             self._armed = None
             return calls.error_of(EINTR)
         kinds = _SQLITE_CALLS.get(call.name)
-        if not self.active or kinds is None:
+        if not self.active or kinds is None or not interrupts.is_ours(call.thread):
             return 0
         name = os.path.basename(interrupts.file_of(call.arguments[0]))
         if name not in _CATALOG:

@@ -114,6 +114,11 @@ def _serve(found: list[int], ready: threading.Event, answer: Answer) -> None:
             continue
 
 
+def is_ours(thread: int) -> bool:
+    """Say whether a thread is one of this process, and not of a program that it runs."""
+    return os.path.exists(f"/proc/self/task/{thread}")
+
+
 def file_of(descriptor: int) -> str:
     """Give the path of an open file of this process, "" when it is none."""
     try:

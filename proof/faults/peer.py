@@ -90,13 +90,16 @@ class Peer:
         self, kind: int, offset: int, length: int, told: Told, payload: bytes = b"", flags: int = 0
     ) -> None:
         """Send a request; ``told`` hears how it ended, in :meth:`settle` or :meth:`close`."""
+        if not self.is_open:
+            told(None, b"")
+            return
         self._cookie += 1
         size = length if kind == nbd.CMD_READ else 0
         self._sent[self._cookie] = _Sent(kind, offset, length, told, bytearray(size))
         head = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, flags, kind, self._cookie, offset, length)
         try:
             self._push(head + payload)
-        except OSError:
+        except (OSError, EOFError):
             self.close()
 
     def _push(self, data: bytes) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The proof: every call of the operating system fails once in every way, wherever a scenario makes it."""
 
+import csv
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,9 @@ from proof.faults.injector import Fault, Site
 from proof.faults.running import Outcome, Task, play_all
 from proof.faults.scenarios import Scenario, load
 
+FOUND = Path(__file__).resolve().parents[1] / "replays" / "faults" / "found.csv"
 _SHOWN = 12  # violations in a message
+_AGAIN = 5  # plays of each finding
 _TRIES = 3  # plays for a fault that did not come about, for threads took another turn
 
 Pair = tuple[Site, str]
@@ -33,6 +36,8 @@ class Campaign:
     failures: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
+    source: list[Site] = field(default_factory=lambda: list(sites.every()))
+    """the call sites there are"""
     _rounds: int = 0
 
     def look(self) -> None:
@@ -47,6 +52,19 @@ class Campaign:
                 for kind in kinds:
                     fault = Fault(site, number, kind)
                     self.chances[site, kind].append(Task(outcome.task.scenario, fault))
+
+    def found_before(self) -> None:
+        """Play what was once found again."""
+        with FOUND.open(newline="", encoding="utf-8") as file:
+            rows = [(row["scenario"], row["file"], row["call"], row["kind"]) for row in csv.DictReader(file)]
+        found: dict[tuple[str, ...], list[Task]] = {row: [] for row in rows}
+        for (site, kind), tasks in sorted(self.chances.items()):
+            for task in tasks:
+                found.get((task.scenario, site.file, site.call, kind), []).append(task)
+        chance = self.context.random("faults", "found")
+        chosen = [chance.sample(each, min(_AGAIN, len(each))) for each in found.values()]
+        for _ in self._play([task for each in chosen for task in each], float("inf")):
+            pass
 
     def each_once(self) -> None:
         """Make every site fail in every way it can, at one of the calls it makes."""
@@ -103,13 +121,13 @@ class Campaign:
         lines = {(site.file, site.line, site.call) for site in self.failed}
         return [
             site
-            for site in sites.every()
+            for site in self.source
             if (site.file, site.line, site.column) not in places
             and (site.file, site.line, site.call) not in lines
         ]
 
     def figures(self) -> list[Figure]:
-        total = len(list(sites.every()))
+        total = len(self.source)
         reached = total - len(self.missing)
         pairs, met = len(self.chances), len(self.met & set(self.chances))
         possible = sum(map(len, self.chances.values()))
@@ -139,6 +157,7 @@ def run(context: Context) -> list[Figure]:
     context.say(
         f"{len(campaign.chances)} ways to fail at {len({site for site, _ in campaign.chances})} sites"
     )
+    campaign.found_before()
     campaign.each_once()
     campaign.more(deadline)
     for site in campaign.missing:

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fisk_core.dataplane.disk import Disk
+from fisk_core.dataplane.launch import Worker, start_worker
+from fisk_core.dataplane.server import ServeOptions
 from fisk_core.engine import Engine
 from fisk_core.errors import FiskError, NoSpace
+from fisk_core.locks import Lock
 from fisk_core.reports import Severity
 from proof.faults.injector import SQLITE, Injector, explain
 from proof.oracle import Oracle
@@ -143,8 +146,8 @@ class Stage:
     def clone(self, engine: Engine, source: str, name: str) -> bool:
         return self.copy("clone", source, name, lambda: engine.clone(source, name))
 
-    def delete(self, engine: Engine, name: str) -> bool:
-        done, _ = self.attempt(f"delete {name}", lambda: engine.delete(name))
+    def delete(self, engine: Engine, name: str, **more: bool) -> bool:
+        done, _ = self.attempt(f"delete {name}", lambda: engine.delete(name, **more))
         if done:
             del self.fisks[name]
             self.perhaps.discard(name)
@@ -320,6 +323,18 @@ class Drive:
             for oracle, flush in begun:
                 oracle.end_flush(flush)
         self._notice()
+
+
+@contextmanager
+def serving(engine: Engine, name: str, lock: Lock | None = None) -> Iterator[Worker]:
+    """Serve a Fisk from a worker that is a process of its own, at its usual sockets; raises FiskError."""
+    with lock or engine.acquire(name, True) as held:
+        fisk, home = engine.get(name), engine.home
+        unix, control = str(home.socket(fisk.id)), str(home.control(fisk.id))
+        options = ServeOptions(unix=unix, control=control, announce=True)
+        worker = start_worker(engine.disk_spec(fisk, False), lock_fd=held.fd, options=options)
+    with worker:
+        yield worker
 
 
 def descriptors() -> dict[str, int]:

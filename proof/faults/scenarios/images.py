@@ -8,14 +8,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from fisk_core.dataplane.launch import start_worker
-from fisk_core.dataplane.server import ServeOptions
 from fisk_core.engine import Engine
 from fisk_core.locks import Lock
 from fisk_core.services import sources
-from proof.faults.calls import GONE
+from proof.faults.calls import GONE, STUCK
 from proof.faults.scenarios import scenario
-from proof.faults.stage import BLOCK, PAGE, SIZE, TINY, Stage
+from proof.faults.stage import BLOCK, PAGE, SIZE, TINY, Stage, serving
 from proof.oracle import Oracle
 
 _HOLE = 4 * PAGE
@@ -135,7 +133,7 @@ def _give_out(stage: Stage, engine: Engine, name: str, before: bytes, wanted: by
         stage.blame(f"the file {name} holds part of a Fisk, or something else")
     fault = stage.injector.fault
     left = [each.name for each in stage.files.iterdir() if each.name.endswith(".part")]
-    if left and not (fault and (fault.kind == GONE or fault.site.call == "os.unlink")):
+    if left and not (fault and (fault.kind in (GONE, STUCK) or fault.site.call == "os.unlink")):
         stage.blame(f"a download left {left}")
 
 
@@ -193,17 +191,11 @@ def served_out(stage: Stage) -> None:
 
 
 def _read_served(stage: Stage, engine: Engine, lock: Lock) -> None:
-    fisk, path = engine.get("live"), stage.files / "out"
-    home = engine.home
-    unix, control = str(home.socket(fisk.id)), str(home.control(fisk.id))
-    options = ServeOptions(unix=unix, control=control, announce=True)
-    served = start_worker(engine.disk_spec(fisk, False), lock_fd=lock.fd, options=options)
-    try:
+    path = stage.files / "out"
+    with serving(engine, "live", lock):
         done, _ = stage.attempt("download", lambda: engine.download("live", str(path)))
         if done and path.read_bytes() != bytes(stage.fisks["known"][0].content):
             stage.blame("a download holds something else than the Fisk")
-    finally:
-        served.stop()
 
 
 @scenario("qcow2 images come in as a stream", _qcow2, slow=True)

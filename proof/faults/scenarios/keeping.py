@@ -8,7 +8,7 @@ from functools import partial
 from fisk_core.engine import Engine
 from fisk_core.pools.base import Kind
 from proof.faults.scenarios import scenario
-from proof.faults.stage import BLOCK, PAGE, Stage
+from proof.faults.stage import BLOCK, PAGE, SIZE, Stage
 from proof.oracle import Oracle
 
 
@@ -46,6 +46,10 @@ def collection(stage: Stage) -> None:
 def _rubbish(stage: Stage) -> None:
     """What crashes leave: files without a row, temporary ones, locks and journals of nobody."""
     _generations(stage)
+    with Engine.open(stage.home) as engine:
+        half = engine.begin_build("half", size=SIZE)
+        half.disk.close()
+        half._lock.release()  # as when its process died
     pool, run = stage.home / "pools" / "default", stage.home / "run"
     for folder in ("layers", "logs"):
         found = next(path for path in (pool / folder).rglob("*") if path.is_file())

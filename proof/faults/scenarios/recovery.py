@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A writer that is killed: its journal is replayed by who comes next, and interrupted snapshots finished."""
 
+from contextlib import ExitStack
 from functools import partial
 
 from fisk_core.dataplane.disk import Disk
@@ -8,7 +9,7 @@ from fisk_core.engine import Engine
 from fisk_core.errors import FiskError
 from proof.faults.scenarios import scenario
 from proof.faults.scenarios.verbs import used
-from proof.faults.stage import BLOCK, PAGE, Drive, Stage
+from proof.faults.stage import BLOCK, PAGE, Drive, Stage, serving
 
 
 def _writer(engine: Engine, name: str) -> Disk:
@@ -69,6 +70,22 @@ def periods(stage: Stage) -> None:
         drive.flush()
         drive.write(3 * PAGE, BLOCK)
         drive.close()
+
+
+@scenario("two served Fisks are snapshotted together", used, slow=True)
+def together(stage: Stage) -> None:
+    """Their workers are processes of their own, and see no fault."""
+    with ExitStack() as stack:
+        with Engine.open(stage.home) as quiet:
+            for name in ("one", "two"):
+                stack.enter_context(serving(quiet, name))
+        with stage.engine() as engine:
+            if engine is None:
+                return
+            pairs = [("one", "one-then"), ("two", "two-then")]
+            done, _ = stage.attempt("snapshot both", lambda: engine.group_snapshot(pairs))
+            for source, name in pairs:
+                stage.hold(name, stage.fisks[source][0].copy(), certain=done)
 
 
 def _switch(stage: Stage, engine: Engine, drive: Drive) -> None:

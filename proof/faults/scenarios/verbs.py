@@ -70,4 +70,8 @@ def changes(stage: Stage) -> None:
         stage.attempt("settle", engine.settle)
         stage.delete(engine, "two-before")
         stage.delete(engine, "one")
-        stage.delete(engine, "unused")
+        _, lock = stage.attempt("use", lambda: engine.acquire("unused", False))
+        if lock is not None:
+            with lock:
+                stage.refused("delete what is used", lambda: engine.delete("unused"))
+        stage.delete(engine, "unused", force=True)

@@ -148,12 +148,14 @@ class Client:
         return peer
 
     def _told(self, what: str, end: Callable[[bool, bytes], None]) -> Callable[[int | None, bytes], None]:
+        late = self.flush_failed  # when it was sent
+
         def told(error: int | None, data: bytes) -> None:
             if error is None:
                 self.lost = True
             elif error:
                 self.errors.append((what, error))
-            elif self.flush_failed and what not in ("read", "status", "cache"):
+            elif late and what not in ("read", "status", "cache"):
                 self.stage.blame(f"a {what} succeeded after a flush had failed")
             end(error == 0, data)
 
@@ -271,7 +273,8 @@ class Client:
             return
         if fault.kind in (EINTR, SHORT) and (self.errors or self.lost or ending.error):
             self.stage.blame(f"{fault.kind} was seen: {self.errors[:3]}, lost {self.lost}, {ending.error}")
-        if fault.kind in ("ENOSPC", "EDQUOT", FULL) and self.errors and self.errors[0][1] != errno.ENOSPC:
+        codes = {code for _, code in self.errors}
+        if fault.kind in ("ENOSPC", "EDQUOT", FULL) and codes and errno.ENOSPC not in codes:
             self.stage.blame(f"want of space was told as {self.errors[0]}")
 
 
