@@ -54,6 +54,7 @@ RESERVE = 256 << 10
 """Bytes the tail is kept allocated ahead, so that a full pool cannot stop a flush."""
 COMPACT_AT = 8 << 20
 """Bytes of log from which superseded records are worth dropping."""
+_ZEROS = bytes(1 << 16)
 
 _NO_BASE = bytes(16)
 
@@ -156,7 +157,7 @@ def read(device: Device, map_id: str) -> Contents:
     name = f"log {map_id}"
     data = bytearray(device.size)
     device.preadv([data], 0)
-    used = len(data.rstrip(b"\0"))  # the tail is zeros allocated ahead
+    used = _used(data)
     view = memoryview(bytes(data[:used]).ljust(-(-used // SECTOR) * SECTOR, b"\0"))
     if len(view) < SECTOR or _open_sector(bytes(view[:SECTOR]), 0, name) is None:
         raise Corrupt(f"{name} has no header")
@@ -168,6 +169,14 @@ def read(device: Device, map_id: str) -> Contents:
         contents.first = FRAME.unpack_from(view, SECTOR)[0]
     _read_batches(view, contents, name)
     return contents
+
+
+def _used(data: bytearray) -> int:
+    """Give the bytes before the tail: zeros allocated ahead, so many that they are compared in pieces."""
+    end = len(data)
+    while data.endswith(_ZEROS, 0, end):
+        end -= len(_ZEROS)
+    return len(data[:end].rstrip(b"\0"))
 
 
 def _read_batches(view: memoryview, contents: Contents, name: str) -> None:
