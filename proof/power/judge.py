@@ -24,7 +24,7 @@ from proof.power.promises import Fisks, Promises
 _SHOWN = 4
 """problems of one kind that are told"""
 _TRIAL = "trial"
-_WHOLLY, _JOURNALS = 0.4, 0.2
+_WHOLLY, _JOURNALS = 0.3, 0.15
 """how often a Fisk is opened with all that belongs to it, though it is whole; and journals are left"""
 
 _make_engine = functools.cache(database._make_engine)
