@@ -94,6 +94,15 @@ class Stage:
             self.blame(f"{what} raised {explain(exc)}")
         return False, None
 
+    @contextmanager
+    def injecting(self, on: bool) -> Iterator[None]:
+        """Have calls counted and failed meanwhile, or not."""
+        was, self.injector.active = self.injector.active, on
+        try:
+            yield
+        finally:
+            self.injector.active = was
+
     def refused(self, what: str, call: Callable[[], object]) -> None:
         """Ask for what cannot be; it must be refused, with a typed error."""
         if self.attempt(what, call)[0]:

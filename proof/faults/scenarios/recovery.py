@@ -75,13 +75,17 @@ def periods(stage: Stage) -> None:
 @scenario("two served Fisks are snapshotted together", used, slow=True)
 def together(stage: Stage) -> None:
     """Their workers are processes of their own, and see no fault."""
-    with ExitStack() as stack:
-        with Engine.open(stage.home) as quiet:
+    with stage.injecting(False), ExitStack() as stack:
+        with Engine.open(stage.home) as engine:
             for name in ("one", "two"):
-                stack.enter_context(serving(quiet, name))
-        with stage.engine() as engine:
-            if engine is None:
-                return
+                stack.enter_context(serving(engine, name))
+        with stage.injecting(True):
+            _snapshot_both(stage)
+
+
+def _snapshot_both(stage: Stage) -> None:
+    with stage.engine() as engine:
+        if engine is not None:
             pairs = [("one", "one-then"), ("two", "two-then")]
             done, _ = stage.attempt("snapshot both", lambda: engine.group_snapshot(pairs))
             for source, name in pairs:
