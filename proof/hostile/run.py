@@ -75,10 +75,13 @@ class Child:
         return (self._folder / "log").read_text(errors="replace")[-3000:]
 
     def _broken(self, report: dict[str, Any]) -> str:
-        again = {
-            "inside": f"python -m proof.hostile.replay {report['input']}",
-            "images": f"the image is {self._kept(report['input'])}",
-        }.get(self.part, f"what was sent last: {report['input'][:2000]}")
+        found = report["input"]
+        if self.part == "images":
+            again = f"the image is {self._kept(found)}"
+        elif self.part == "inside":
+            again = f"python -m proof.hostile.replay {found}"
+        else:
+            again = f"what was sent last: {found[:4000]}"
         return f"hostile {self.part}: {report['broken']}\n{again}"
 
     def _kept(self, image: str) -> str:
