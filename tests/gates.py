@@ -82,6 +82,21 @@ def stopped(*args, **options):
 where.{owner}.{name} = stopped
 """
 
+    def after(self, module: str, name: str) -> str:
+        """Give the statements that make the first call of the function ``module.name`` wait at its end."""
+        return f"""
+import {module} as where
+real, left = where.{name}, [1]
+def stopped(*args, **options):
+    result = real(*args, **options)
+    if left:
+        left.pop()
+        open({str(self._reached)!r}, "w").close()
+        open({str(self._opened)!r}).close()
+    return result
+where.{name} = stopped
+"""
+
     def wait(self) -> None:
         """Return when it is stopped."""
         with self._reached.open():

@@ -153,6 +153,8 @@ class ColdReads:
             return
         disk.layers.pinned += 1
         request.conn.began(1, request.length)
+        live = disk.fds[disk.period.live] if disk.period is not None else HOLE
+        changing = live != HOLE and any(fd == live for fd, _, _ in plan)
 
         def read() -> memoryview:
             data = memoryview(bytearray(request.length))
@@ -167,6 +169,10 @@ class ColdReads:
                 self._server.guard(request.conn, partial(transmission.read_again, request))
             elif error is not None:
                 self._server.guard(request.conn, lambda: transmission.fail(request, error))
+            elif data is not None and changing:
+                # A write to the live layer beside the thread's read leaves parts of both in what was read.
+                # It is cached now, and on this thread nobody writes meanwhile.
+                self._server.guard(request.conn, partial(transmission.read_again, request))
             elif data is not None:
                 self._server.guard(request.conn, lambda: transmission.answer_data(request, data))
             request.conn.ended(1, request.length)

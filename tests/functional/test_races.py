@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interleavings that are rare by chance, forced: what is stopped half way, and what happens meanwhile."""
 
+import os
 import select
 import signal
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -235,3 +238,24 @@ def test_a_hand_over_waits_for_the_flush_that_is_under_way(tmp_path):
         assert raw.get(0, 4096) == b"1" * 4096
         control.call(telling, {"op": "stop"})
         assert zygote.wait(successor) == 0
+
+
+@pytest.mark.skipif(
+    not os.path.isdir("/dev/shm"), reason="needs a file system that cannot tell what is cached"
+)
+def test_a_write_while_a_thread_reads_the_block(tmp_path):
+    """What the thread read may be parts of both: it is read once more where nobody writes meanwhile."""
+    doors, path = Doors(tmp_path), tmp_path / "nbd"
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        spec = make_spec(make_pool(Path(memory) / "pool"), MIB, USUAL)
+        with (
+            patched_worker(spec, path, doors.after("fisk_core.dataplane.cold", "fill")),
+            Raw(str(path)) as reader,
+            Raw(str(path)) as writer,
+        ):
+            assert writer.write(0, b"1" * 4096) == 0
+            reader.send(p.CMD_READ, 0, 4096)
+            doors.wait()
+            assert writer.write(0, b"2" * 4096) == 0
+            doors.open()
+            assert reader.reply().data == b"2" * 4096
