@@ -22,6 +22,7 @@ class Troubles:
         self.fiskd, self.chance, self.pause = fiskd, chance, pause
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []
+        self.trace: list[tuple[int, int, str]] = []
         self._end = threading.Event()
         self._threads = [
             threading.Thread(target=self._guarded, args=(each,)) for each in (self._kill, self._collect)
@@ -50,16 +51,22 @@ class Troubles:
     def _kill(self, engine: RemoteEngine) -> None:
         while not self._end.wait(self.chance.uniform(*self.pause)):
             kind = self.chance.choices(("worker", "fiskd", "both", "upgrade"), (6, 1, 1, 3))[0]
-            if kind == "upgrade":
-                with suppress(FiskError):  # a worker that is just dying cannot be handed over
-                    self.counts["hand-overs"] += engine.upgrade()
-                continue
-            if kind != "fiskd":
-                self._kill_worker(engine)
-            if kind != "worker":
-                self.fiskd.kill()
-                self.fiskd.restart()
-                self.counts["kills of fiskd"] += 1
+            began = time.monotonic_ns()
+            self._make(kind, engine)
+            self.trace.append((began, time.monotonic_ns(), f"        {kind}"))
+
+    def _make(self, kind: str, engine: RemoteEngine) -> None:
+        """Make one trouble."""
+        if kind == "upgrade":
+            with suppress(FiskError):  # a worker that is just dying cannot be handed over
+                self.counts["hand-overs"] += engine.upgrade()
+            return
+        if kind != "fiskd":
+            self._kill_worker(engine)
+        if kind != "worker":
+            self.fiskd.kill()
+            self.fiskd.restart()
+            self.counts["kills of fiskd"] += 1
 
     def _kill_worker(self, engine: RemoteEngine) -> None:
         with suppress(FiskError, ProcessLookupError):

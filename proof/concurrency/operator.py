@@ -49,6 +49,12 @@ class Done:
     problems: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     refused: list[str] = field(default_factory=list)
+    trace: list[tuple[int, int, str]] = field(default_factory=list)
+    """(begun, ended, what) of every act"""
+
+    def note(self, what: str) -> None:
+        """Add to the trace of the act under way."""
+        self.trace.append((0, 0, what))
 
     def count(self, what: str, more: int = 1) -> None:
         self.counts[what] += more
@@ -80,10 +86,13 @@ class Operator:
 
         Where it could have been half done, the act itself looks into that.
         """
+        began, about = time.monotonic_ns(), len(self.done.trace)
         try:
             act()
         except FiskError as exc:
             self.done.refused.append(f"{act.__name__}: {exc}")
+        told = ", ".join(str(each[2]) for each in self.done.trace[about:])
+        self.done.trace[about:] = [(began, time.monotonic_ns(), f"{act.__name__} {told}")]
 
     def _name(self, kind: str) -> str:
         self._number += 1
@@ -130,6 +139,7 @@ class Operator:
     def _snapshot(self, disk: str) -> Cut:
         name = self._name("s")
         invoked = time.monotonic_ns()
+        self.done.note(f"{name} of {disk}")
         self.engine.snapshot(disk, name)
         cut = self._taken(name, disk, invoked, time.monotonic_ns())
         self.done.cuts.append([cut])
@@ -218,6 +228,7 @@ class Operator:
         if not own:
             return
         snapshot = self.chance.choice(own)
+        self.done.note(f"{disk} to {snapshot.name} of {snapshot.size} bytes")
         witness = self._witness(disk)
         invoked = time.monotonic_ns()
         try:
@@ -264,12 +275,14 @@ class Operator:
         """Shrink, which makes what was behind the end zeros for good, or grow again."""
         disk = self._any()
         cells = self.disks[disk]
+        self.done.note(f"{disk} of {self.sizes[disk]} bytes")
         if self.sizes[disk] < cells.size:
             self.engine.resize(disk, cells.size)
             self.sizes[disk] = cells.size
             self.done.count("resizes")
             return
         size = cells.size - BLOCK * self.chance.randint(1, 40)
+        self.done.note(f"to {size} bytes")
         invoked, kind = time.monotonic_ns(), WRITE
         try:
             self.engine.resize(disk, size, shrink=True)

@@ -51,6 +51,8 @@ class Outcome:
     cells: int = 0
     problems: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    trace: list[str] = field(default_factory=list)
+    """what operator and killer did, and when, in ms"""
     crash: list[Cut] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -64,7 +66,7 @@ def concurrency(context: Context) -> list[Figure]:
     counts = outcome.counts
     context.say(", ".join(f"{count:,} {what}" for what, count in sorted(counts.items())))
     if outcome.problems:
-        shown = "\n".join([*outcome.problems[:_SHOWN], *outcome.refused])
+        shown = "\n".join([*outcome.problems[:_SHOWN], *outcome.trace, *outcome.refused])
         raise ProofFailed(
             f"{len(outcome.problems)} things that cannot be explained; which requests meet is chance, so "
             f"it may take several runs of: python -m proof --only concurrency --seed {context.seed}\n{shown}"
@@ -106,6 +108,10 @@ def run(context: Context, other: Path, outcome: Outcome) -> None:
         outcome.crash = crash(fiskd, engine, operator)
         finish(engine, operator, outcome)
     outcome.problems += check(context.scratch / "h")
+    outcome.trace = [
+        f"{(start - began) // 1_000_000:6} to {(end - began) // 1_000_000:6}: {what}"
+        for start, end, what in sorted(operator.done.trace)
+    ]
     judge(began, disks, operator, [History.load(plan.path) for plan in plans], plans, outcome)
 
 
@@ -163,6 +169,7 @@ def trouble(
         troubles.stop()
         shared.until.value = time.monotonic_ns() + int(5e8)
     outcome.problems += troubles.problems
+    operator.done.trace += troubles.trace
     outcome.counts.update(troubles.counts)
 
 
