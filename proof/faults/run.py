@@ -17,7 +17,7 @@ from proof.faults.scenarios import Scenario, load
 FOUND = Path(__file__).resolve().parents[1] / "replays" / "faults" / "found.csv"
 _SHOWN = 12  # violations in a message
 _AGAIN = 5  # plays of each finding
-_TRIES = 3  # plays for a fault that did not come about, for threads took another turn
+_TRIES = 5  # plays for a fault that did not come about, for threads took another turn
 
 Pair = tuple[Site, str]
 
@@ -160,6 +160,8 @@ def run(context: Context) -> list[Figure]:
     campaign.found_before()
     campaign.each_once()
     campaign.more(deadline)
+    for site, kind in sorted(set(campaign.chances) - campaign.met):
+        context.say(f"never came about: {kind} at {site}")
     for site in campaign.missing:
         context.say(f"never failed: {site}")
     if campaign.broken:

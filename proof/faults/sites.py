@@ -65,6 +65,7 @@ _STREAM_METHODS = {"read": "file.read", "readinto": "file.readinto", "write": "f
 
 NEVER = {
     "dataplane/connection.py _receive socket.recv_into": "only under TLS; the call in receive() is the same",
+    "blockmap/journal.py _take_over os.fstat": "behind want of space and an open, which fails before it does",
     "pools/_files.py directories os.stat": "an entry of a directory knows what it is: nothing is called",
 }
 """call sites (file, function, call) that no scenario reaches, and why"""
