@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fisk_core.blockmap import journal
 from fisk_core.blockmap.journal import Journal, read
-from fisk_core.errors import Corrupt, NoSpace, NotFound
+from fisk_core.errors import Corrupt, NoSpace, NotFound, PoolError
 
 MAP = str(uuid.uuid4())
 
@@ -230,4 +230,48 @@ def test_always_what_was_noted_since_the_last_flush(tmp_path_factory, steps):
             made.note(*step)
             model.append(step)
     assert content(made) == model
+    made.close(remove=True)
+
+
+def test_bounds_that_cannot_be_are_damage(made):
+    with made.path.open("r+b") as file:
+        file.seek(136)
+        file.write((65537 * (journal.CAPACITY + 1)).to_bytes(8, "little"))
+    with pytest.raises(Corrupt, match="more than there is room for"):
+        content(made)
+
+
+def descriptors():
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+def fail(*_):
+    raise OSError(5, "it failed")
+
+
+def test_a_journal_that_cannot_be_named_leaves_nothing(tmp_path, monkeypatch):
+    before = descriptors()
+    monkeypatch.setattr(type(tmp_path), "rename", fail)
+    with pytest.raises(PoolError, match="it failed"):
+        Journal(tmp_path / "journal", MAP, 1)
+    assert (list(tmp_path.iterdir()), descriptors()) == ([], before)
+
+
+@pytest.mark.parametrize("broken", [(journal.mmap, "mmap"), (os, "pwrite")])
+def test_a_journal_that_cannot_be_taken_over_either(tmp_path, monkeypatch, broken):
+    Journal(tmp_path / "journal", MAP, 1).close(remove=False)
+    before = descriptors()
+    monkeypatch.setattr(os, "posix_fallocate", no_space)
+    monkeypatch.setattr(*broken, fail)
+    with pytest.raises(NoSpace, match="260 KiB"):
+        Journal(tmp_path / "journal", MAP, 2)
+    assert descriptors() == before
+
+
+def test_a_head_that_is_written_little_by_little(tmp_path, monkeypatch):
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[:7], offset))
+    made = Journal(tmp_path / "journal", MAP, 7)
+    made.note(3, 1, True)
+    assert content(made) == [(3, 1, True)]
     made.close(remove=True)
