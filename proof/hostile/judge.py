@@ -185,6 +185,11 @@ class Judge:
         for request in self._requests():
             self.verdict.requests.append(request)
             asked[request.cookie].append(request)
+        if any(_differ(each) for each in asked.values()):
+            # Replies may overtake each other: nobody can tell which of these requests one belongs to.
+            self._got.take(self._got.left)
+            self._ended = True
+            return
         while self._got.left:
             request = self._reply(asked)
             self.verdict.replies += 1
@@ -298,6 +303,16 @@ class Judge:
         if kind == p.CMD_BLOCK_STATUS and not self._contexts:
             return p.EINVAL
         return 0
+
+
+def _differ(requests: list[Asked]) -> bool:
+    """Say whether requests with one cookie are not all the same."""
+    first = requests[0]
+    return any(
+        (each.kind, each.flags, each.offset, each.length)
+        != (first.kind, first.flags, first.offset, first.length)
+        for each in requests[1:]
+    )
 
 
 class Shadow:
