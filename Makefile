@@ -26,7 +26,7 @@ demo: system-demo $(VENV)/.core
 	$(BIN)/python -m demo
 
 test: system-test check
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
 proof: system-test $(VENV)/.test
 	$(BIN)/python -m proof $(PROOF_ARGS)
