@@ -31,7 +31,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no type
     def load(self) -> Any:
         """Import the application, in the process that serves it."""
         application = importlib.import_module(self.module).application
-        # Neutron asks for attributes that are there only when a first query has put the tables' models together.
+        # Neutron asks for attributes that are there only once a first query has joined the models up.
         if "sqlalchemy.orm" in sys.modules:
             sys.modules["sqlalchemy.orm"].configure_mappers()
         return application

@@ -3,11 +3,10 @@
 
 from pathlib import Path
 
-from fisk_core.client import RemoteEngine
-from fisk_core.errors import FiskError
-
 from devstack.ministack.processes import call
 from devstack.ministack.services.base import Service
+from fisk_core.client import RemoteEngine
+from fisk_core.errors import FiskError
 
 
 class Fiskd(Service):
