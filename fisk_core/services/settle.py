@@ -92,6 +92,9 @@ def publish(context: "Context", stale: Sequence[Record]) -> None:
     for pool in sorted({record.pool for record in stale}):
         records = [record for record in stale if record.pool == pool]
         try:
+            # First what was removed is gone for good: a log that came back after a power loss would be taken
+            # for newer than the header by a rescan of a lost catalog, and undo a revert.
+            context.open_pool(pool).sync_names()
             context.open_pool(pool).put_blobs(_headers(context, records))
         except FiskError as exc:
             LOG.warning("the headers of %d Fisks could not be written: %s", len(records), exc)

@@ -64,3 +64,18 @@ def test_a_new_home_and_a_new_pool_are_durable_in_what_they_are_in(tmp_path, mon
         pool = engine.home.pool("default")
     for path in (tmp_path, tmp_path / "a", tmp_path / "a" / "home", pool.parent, pool):
         assert str(path) in synced
+
+
+def test_the_log_of_before_a_revert_is_gone_for_good_before_the_header_tells_of_it(engine, monkeypatch):
+    make_volume(engine, content=b"x" * BLOCK)
+    engine.snapshot("volume", "snap")
+    write(engine, "volume", 0, b"y")
+    engine.settle()
+    old = engine.find("volume").map_id
+    synced = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), sync(fd)))
+    engine.revert("volume", "snap")
+    engine.settle()
+    pool = engine.home.pool("default")
+    assert synced.index(str(pool / "logs" / old[:2])) < synced.index(str(pool / "blobs" / "fisks"))
