@@ -25,6 +25,7 @@ MODULES: tuple[str, ...] = (
     "proof.filesystems.run",
     "proof.kernelnbd.run",
     "proof.soak.run",
+    "proof.strength.coverage",
 )
 """the modules that file a proof, in the order in which they run"""
 FIGURES = Path(__file__).resolve().parent / "figures.csv"
