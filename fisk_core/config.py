@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from fisk_core import files
-from fisk_core.errors import InvalidValue, from_oserror
+from fisk_core.errors import InvalidValue, PoolError, from_oserror
 
 DEFAULT_POOL = "default"
 
@@ -45,6 +45,8 @@ class Home:
         for path in (self.run, self.lock_path):
             try:
                 _make_directory(path, 0o700)
+            except FileExistsError as exc:
+                raise PoolError(f"create {path}: there is a file where a directory has to be") from exc
             except OSError as exc:
                 raise from_oserror(exc, f"create {path}") from exc
 

@@ -199,8 +199,8 @@ h.opt_abort()
     }
 
 
-def test_the_changes_since_another_fisk(tmp_path):
-    with Engine.open(tmp_path) as engine:
+def test_the_changes_since_another_fisk(home):
+    with Engine.open(home) as engine:
         engine.create("volume", SIZE)
         with serving(engine, "volume") as (worker, client):
             client.write(0, b"o" * 65536)
