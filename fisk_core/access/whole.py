@@ -52,9 +52,7 @@ _SEGMENT = 1 << 30
 def require_reflink(pool: Pool) -> None:
     """Raise Unsupported for a pool that cannot assemble whole layers, or whose data is to be compared."""
     if sums.wanted(pool):
-        raise Unsupported(
-            f"'direct' hands out a file, and pool '{pool.name}' compares what is read"
-        )
+        raise Unsupported(f"'direct' hands out a file, and pool '{pool.name}' compares what is read")
     if not pool.capabilities.reflink or pool.locate(Kind.LAYER, str(uuid.uuid4())) is None:
         raise Unsupported(
             f"'direct' needs files that share extents (reflink: XFS, Btrfs), and pool '{pool.name}' has none"
