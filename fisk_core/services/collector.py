@@ -133,15 +133,25 @@ def _pointing_maps(
 def _views(conn: Connection, row: MapRow) -> Iterator[tuple[MapRow, int, bool]]:
     """Give (map, bytes seen of it, whether writing may hide more) for all that see blocks of ``row``."""
     children = maps.children(conn, row.id)
-    whole = max(row.size or 0, *(child.base_size for child in children), 0)
     pointed = fisks.pointing(conn, row.id)
     if pointed or not row.has_blob or not children or any(not child.opened for child in children):
         live = not row.sealed or (not pointed and any(not child.sealed for child in children))
-        yield row, max(whole, *(record.size for record in pointed), 0), live
+        yield row, _size_seen(conn, row), live
         return
     for child in children:
-        owners = fisks.pointing(conn, child.id)
-        yield child, max(child.size or 0, *(record.size for record in owners), 0), not child.sealed
+        yield child, _size_seen(conn, child), not child.sealed
+
+
+def _size_seen(conn: Connection, row: MapRow) -> int:
+    """Give how many bytes of a map anybody may see; too many keep garbage, too few lose data.
+
+    While a snapshot is under way no Fisk points to the period that ends, and its size is not noted yet: the
+    one that begins is based on it.  A period about to replace another may show more than its Fisk does.
+    """
+    below = [child.base_size for child in maps.children(conn, row.id)]
+    return max(
+        row.size or 0, row.base_size, *below, *(record.size for record in fisks.pointing(conn, row.id))
+    )
 
 
 def _settle_log(context: "Context", pool: Pool, row: MapRow) -> None:

@@ -86,6 +86,24 @@ def test_a_worker_that_dies_while_a_snapshot_is_under_way(engine, aside, expect_
             stack.close()
 
 
+def test_collecting_while_a_snapshot_is_under_way(engine, aside):
+    """Nobody points to the period that ends until it is sealed: the new one is based on it, and needs it all."""
+    make_volume(engine, content=OLD * 64)
+    engine.snapshot("volume", "first")
+    with serving(engine, "volume") as (_, client):
+        client.write(0, NEW)
+        client.flush()
+        engine.delete("first")
+        engine.settle()
+        with held(access, "tell_to_switch") as gate:
+            taken = aside(engine.snapshot, "volume", "snap")
+            gate.wait()
+            engine.collect()
+        taken.result()
+        assert read(engine, "snap", 0, 64 * BLOCK) == NEW + OLD * 63
+        assert bytes(client.read(0, 64 * BLOCK)) == NEW + OLD * 63
+
+
 def test_clone_delete_and_overwrite_between_marking_and_punching(engine, aside):
     """The collector has chosen what to punch by maps that are older than all that happens now."""
     make_volume(engine, content=OLD * 64)

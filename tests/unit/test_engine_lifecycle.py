@@ -16,7 +16,9 @@ def test_names_that_are_good(engine, name):
     assert engine.create(name, MIB).name == name
 
 
-@pytest.mark.parametrize("name", ["", "-a", ".a", "a b", "a/b", "ä", "x" * 256, "a\n", "d5c9f882-79e8-4788-b0f3-8f8dd0c7ea6a"])
+@pytest.mark.parametrize(
+    "name", ["", "-a", ".a", "a b", "a/b", "ä", "x" * 256, "a\n", "d5c9f882-79e8-4788-b0f3-8f8dd0c7ea6a"]
+)
 def test_names_that_are_not(engine, name):
     with pytest.raises(InvalidValue):
         engine.create(name, MIB)
