@@ -87,7 +87,7 @@ def test_a_worker_that_dies_while_a_snapshot_is_under_way(engine, aside, expect_
 
 
 def test_collecting_while_a_snapshot_is_under_way(engine, aside):
-    """Nobody points to the period that ends until it is sealed: the new one is based on it, and needs it all."""
+    """Nobody points to the period that ends until it is sealed, but the new one is based on it."""
     make_volume(engine, content=OLD * 64)
     engine.snapshot("volume", "first")
     with serving(engine, "volume") as (_, client):
