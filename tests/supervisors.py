@@ -4,6 +4,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from fisk_core import locks
@@ -26,8 +27,10 @@ def configure(home: Path, text: str = "", *, listen: str = "", linger: float = 0
 
 @contextmanager
 def supervising(engine: Engine) -> Iterator[Supervisor]:
-    """Supervise, and end everything at the end."""
-    with Supervisor(engine) as supervisor:
+    """Supervise, and end everything at the end; the port all homes have by default is left to others."""
+    nbd = engine.settings.nbd
+    mine = replace(nbd, listen="") if nbd == type(nbd)() else nbd
+    with Supervisor(engine, replace(engine.settings, nbd=mine)) as supervisor:
         try:
             yield supervisor
         finally:
