@@ -95,6 +95,17 @@ class Layers:
             self.fds[alias] = UNOPENED
             self._devices.pop(alias).close()
 
+    def release(self) -> None:
+        """Close layers whose files were removed, all but the newest alias, which is the live one.
+
+        No map names them any more, so no block of ours is in them; their space comes back only now.
+        """
+        for alias in [] if self.pinned else list(self._devices):
+            if alias != len(self.fds) - 1 and os.fstat(self.fds[alias]).st_nlink == 0:
+                self._let_go(self.fds[alias])
+                self.fds[alias] = UNOPENED
+                self._devices.pop(alias).close()
+
     def _let_go(self, fd: int) -> None:
         if self.checked and fd in self.checked:
             self.checked.pop(fd).close()

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import socket
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 MAX_CONNECTIONS = 256
 _INLINE_DISCARD = 64 << 10
+_RELEASE_SECONDS = 5.0
 _SO_SNDBUFFORCE = 32
 _SOCKET_BUFFER = 4 << 20
 _GOODBYE_SECONDS = 2.0
@@ -148,6 +150,7 @@ class Server:
         self.refusing: str | None = None
         """why no connection is taken any more"""
         self.departure: Departure | None = None
+        _release_later(loop, weakref.ref(self))
         """handing over to a successor"""
         self.departed = False
         """a successor has everything"""
@@ -402,6 +405,14 @@ class Server:
         for disk in [*self._retired, self.disk]:
             disk.abandon()
 
+    def release(self) -> None:
+        """Let go of layers that are gone, when no reply on its way needs one.
+
+        A frozen disk keeps all of its layers: whoever reads it has it to the end.
+        """
+        if not self.disk.read_only and not any(conn.outbox for conn in self.connections):
+            self.disk.layers.release()
+
     def _close_retired(self) -> None:
         """Close replaced disks once no thread and no unsent reply uses their layers."""
         if any(conn.outbox for conn in self.connections):
@@ -448,3 +459,15 @@ class Server:
 def _sealed(period: Period, done: Callable[[Exception | None], None], error: Exception | None) -> None:
     period.end(durable=error is None)
     done(error)
+
+
+def _release_later(loop: Loop, this: "weakref.ref[Server]") -> None:
+    """Have the server release layers every now and then; the timer does not keep a server that ended."""
+
+    def release() -> None:
+        server = this()
+        if server is not None:
+            server.release()
+            _release_later(loop, this)
+
+    loop.later(_RELEASE_SECONDS, release)

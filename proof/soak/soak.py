@@ -172,7 +172,11 @@ class Soak:
         while any(_workers(engine).values()) and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(1.0)
-        return look(fiskd, _workers(engine))
+        found = look(fiskd, _workers(engine))
+        while any(process.deleted for process in found) and time.monotonic() < deadline:
+            time.sleep(1.0)  # a worker looks every few seconds for layers that are gone
+            found = look(fiskd, _workers(engine))
+        return found
 
     def _end(self, engine: RemoteEngine, acts: Acts) -> None:
         """Remove everything step by step; nothing must be left behind at any."""

@@ -187,3 +187,21 @@ def test_checksums_are_let_go_with_their_layers(tmp_path, monkeypatch):
     layers.close()
     assert layers.checked == {}
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_layers_that_are_gone_are_let_go(pool, ids):
+    """Their space comes back only then; the live one is kept, whatever became of it, and what is in use."""
+    layers = Layers(pool, ids)
+    for alias in (1, 2, 40):
+        layers.open(alias)
+    for alias in (2, 40):
+        pool.delete_device(Kind.LAYER, ids[alias])
+    layers.pinned = 1
+    layers.release()
+    assert opened(layers) == [1, 2, 40]
+    layers.pinned = 0
+    layers.release()
+    assert opened(layers) == [1, 40]
+    with pytest.raises(NotFound):
+        layers.open(2)
+    layers.close()
