@@ -110,7 +110,8 @@ def device(tmp_path, monkeypatch):
     )
     path = Path(done.stdout.strip())
     monkeypatch.setattr(NbdDevice, "path", path)
-    monkeypatch.setattr(nbd_devices, "_BUSY_SECONDS", 0.0)
+    # Long enough for those who only look at every loop device there is.
+    monkeypatch.setattr(nbd_devices, "_BUSY_SECONDS", 0.5)
     yield NbdDevice(0, "mine")
     subprocess.run(["losetup", "--detach", path], check=True)
 
