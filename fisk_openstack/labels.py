@@ -27,7 +27,6 @@ class Kind(StrEnum):
     """the very bytes that were uploaded as an image that is not raw"""
     VOLUME = "openstack.volume"
     SNAPSHOT = "openstack.snapshot"
-    BACKUP = "openstack.backup"
     DISK = "openstack.disk"
     """a disk of a server: ``SERVER_ID/NAME``"""
 

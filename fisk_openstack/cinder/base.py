@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all parts of the driver stand on: the connection, and which Fisk is which object of Cinder."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from cinder.volume import configuration, driver
@@ -10,7 +9,6 @@ from fisk_core.client import RemoteEngine
 from fisk_core.model import Fisk
 from fisk_openstack import connection
 from fisk_openstack.cinder.errors import cinder_errors
-from fisk_openstack.cinder.options import OPTIONS
 from fisk_openstack.labels import Kind, find, labels, search
 
 GIB = 1 << 30
@@ -23,13 +21,13 @@ class Base(driver.BaseVD):  # type: ignore[misc]  # Cinder carries no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.configuration.append_config_values(OPTIONS)
+        self.configuration.append_config_values(connection.OPTIONS)
         self.pool = self.configuration.fisk_pool
 
     @staticmethod
     def get_driver_options() -> list[Any]:
         """Give the options for configuration references."""
-        return OPTIONS
+        return connection.OPTIONS
 
     def do_setup(self, context: Any) -> None:
         """Connect."""
@@ -66,14 +64,9 @@ def snapshot_labels(snapshot: Any) -> dict[str, str]:
     return labels(Kind.SNAPSHOT, snapshot.id, name=snapshot.display_name, project=snapshot.project_id)
 
 
-def bare(attributes: Mapping[str, str]) -> dict[str, str | None]:
-    """Give the change that takes every label of OpenStack off a Fisk."""
-    return {key: None for key in attributes if key.startswith("openstack.")}
-
-
 def register() -> None:
     """Make the options known to every section that names this driver."""
-    configuration.CONF.register_opts(OPTIONS, group=configuration.SHARED_CONF_GROUP)
+    configuration.CONF.register_opts(connection.OPTIONS, group=configuration.SHARED_CONF_GROUP)
 
 
 register()

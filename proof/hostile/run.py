@@ -28,7 +28,7 @@ _SHARES = {"sockets": 0.36, "images": 0.32, "names": 0.32}
 _LEAST = {"inside": 20_000, "sockets": 10_000, "images": 300, "names": 5_000}
 MEMORY = 512 * MIB
 """how much any attacked process may grow, and what uses the engine in process"""
-_LEFT = 32  # descriptors: layers opened when first read, the loop's own, connections on their way out
+_LEFT = 8  # descriptors: files of layers opened when they are first read, the loop's own
 
 
 class Child:

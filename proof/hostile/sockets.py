@@ -33,7 +33,7 @@ from proof.hostile.judge import CHANGES, Asked, Broken, Judge, Offer, Shadow, Ve
 from proof.hostile.target import NAME, SIZE, TOKEN, Scene, scene, try_receive, try_send
 
 BATCH = 24
-ANSWER_SECONDS = 60.0  # others that stay and take nothing share what a worker holds
+ANSWER_SECONDS = 20.0
 """in which a client that behaves must have been served; generous, for the machine may be busy"""
 _LINGERING = 60
 _LOOKS = 0.004  # seconds without news after which the judge is asked whether anything is missing
