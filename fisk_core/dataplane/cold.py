@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fisk_core import errors
 from fisk_core.dataplane.classes import USUAL
-from fisk_core.dataplane.connection import MAX_HELD, Connection
+from fisk_core.dataplane.connection import Connection
 from fisk_core.dataplane.disk import fill, read_extent
 from fisk_core.dataplane.layers import HOLE
 from fisk_core.dataplane.protocol import CMD_READ
@@ -217,12 +217,14 @@ class Deferred:
         punched = bool(self._server.disk.discarding)
         plan = [] if punched else self._edges(offset, length)
         request.tries += 1
-        conn.began(1, MAX_HELD + 1)  # nothing more is received meanwhile
+        conn.stalled = True
+        conn.began()
         layers.pinned += 1
 
         def done(_: None, error: Exception | None) -> None:
             layers.pinned -= 1
-            conn.ended(1, MAX_HELD + 1)  # what went wrong, the write will find out too
+            conn.stalled = False
+            conn.ended()  # what went wrong, the write will find out too
 
         if punched:
             self._server.loop.submit("discard", 1, lambda: None, done)

@@ -63,6 +63,8 @@ class Connection:
         self.queued = 0
         self.pending = 0
         self.held = 0
+        self.stalled = False
+        """the write that is arriving waits for the disk: nothing more is received meanwhile"""
         self.agreed: Agreement | None = start.agreed if start.over else None
         self.name, self.read_only = start.name, start.read_only
         self.received = 0.0
@@ -316,6 +318,7 @@ class Connection:
             self.server.paused
             or self.leaving
             or self.throttled != 0
+            or self.stalled
             or self.queued > HIGH_WATER
             or self.pending >= MAX_PENDING
             or self.held > MAX_HELD

@@ -150,6 +150,7 @@ class Transmission:
     def process(self, conn: Connection) -> None:
         """Answer the whole requests in the inbox of ``conn``; raises ProtocolError for what is not one."""
         if conn.closed or conn.full:
+            conn.watch()  # others may have made it full: it must know that it waits, to be woken
             return
         conn.received = received = conn.received or monotonic()
         inbox, view, out, answers = conn.inbox, conn.view, self._out, self._view
@@ -215,6 +216,8 @@ class Transmission:
             self.server.cold.add_small(conn, missed)
         if not conn.have or not conn.full:
             conn.received = 0.0  # else it came no later than what was just answered
+        else:
+            conn.watch()
         if self.throttle is not None:
             self.throttle.settle(conn, position)
 

@@ -12,7 +12,7 @@ import pytest
 
 from fisk_core.dataplane import protocol as p
 from tests.disks import USUAL, make_pool, make_spec
-from tests.servers import Served
+from tests.servers import Raw, Served, patched_worker
 
 SIZE = 64 << 20
 MIB = 1 << 20
@@ -91,6 +91,32 @@ def test_many_clients_that_take_no_answers_share_what_one_may_hold():
             raw.sock.sendall(b"".join(heads))
         assert quick(served)
         assert served.resident() - before < 400 * MIB
+
+
+_SLOW_AND_NARROW = """
+import time
+from fisk_core.dataplane import cold, connection
+connection.MAX_KEPT = 3 << 20
+fill = cold.fill
+cold.fill = lambda *arguments: (time.sleep(0.5), fill(*arguments))[1]
+"""
+
+
+def test_a_client_that_others_made_wait_is_served_when_its_own_answers_are_sent():
+    """What all may hold ran out between two of its requests, and no event of its own told it so."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name, contextlib.ExitStack() as stack:
+        path, spec = Path(name) / "nbd", make_spec(make_pool(Path(name) / "pool"), SIZE)
+        with Served(spec, Path(name)) as served, served.raw() as raw:
+            raw.write(0, b"x" * 512)
+        stack.enter_context(patched_worker(spec, path, _SLOW_AND_NARROW))
+        one, other = (stack.enter_context(Raw(str(path))) for _ in range(2))
+        one.send(p.CMD_READ, 0, 2 * MIB)
+        time.sleep(0.1)
+        other.send(p.CMD_READ, 0, 2 * MIB)
+        time.sleep(0.1)
+        one.send(p.CMD_READ, 0, 512)
+        assert len(one.reply().data) == 2 * MIB
+        assert one.reply().data == b"x" * 512
 
 
 def test_an_announced_write_takes_no_memory(served):

@@ -131,7 +131,7 @@ def test_readers_of_a_frozen_fisk_share_a_worker_that_lingers(home):
         supervisor.detach(third.id)
         engine.delete("image")
         until(lambda: supervisor.workers() == leavings(engine) == [])
-        assert not engine.home.operation(fisk.id).exists()
+        until(lambda: not engine.home.operation(fisk.id).exists())
 
 
 def test_a_lingering_worker_ends(home):
