@@ -36,10 +36,12 @@ def main() -> int:
     try:
         if chosen.verb == "up":
             started = time.monotonic()
-            stack.up()
+            with place.held():
+                stack.up()
             print(f"up in {time.monotonic() - started:.0f} s; now: . {place.directory}/openrc")
         elif chosen.verb == "down":
-            stack.down()
+            with place.held():
+                stack.down()
         elif chosen.verb == "status":
             return status(stack)
         else:

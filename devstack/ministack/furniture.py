@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from openstack.connection import Connection
@@ -11,22 +13,16 @@ from devstack.ministack import tables
 from devstack.ministack.errors import MinistackError
 from devstack.ministack.identity import connect
 from devstack.ministack.place import Place
-from devstack.ministack.processes import waited
 
 if TYPE_CHECKING:
     from devstack.ministack.stack import Stack
 
 FLAVORS = {"m1.tiny": (128, 1, 1, 0, 0), "m1.small": (192, 1, 2, 0, 0), "m1.full": (128, 1, 1, 1, 64)}
 """name → MiB of memory, processors, GiB of root disk, GiB of ephemeral disk, MiB of swap"""
-WORKERS = (
-    "nova-compute",
-    "nova-conductor",
-    "nova-scheduler",
-    "cinder-volume",
-    "cinder-scheduler",
-    "cinder-backup",
-)
+_NOVA, _CINDER = ("compute", "conductor", "scheduler"), ("volume", "scheduler", "backup")
+WORKERS = [*(f"nova-{one}" for one in _NOVA), *(f"cinder-{one}" for one in _CINDER)]
 _WAIT = 90
+"""seconds"""
 
 
 def arrange(stack: Stack) -> None:
@@ -34,10 +30,6 @@ def arrange(stack: Stack) -> None:
     place = stack.place
     cloud = connect(place)
     write_rc(place)
-    if not waited(lambda: not _missing(cloud), _WAIT):
-        raise MinistackError(f"not up after {_WAIT} s: {', '.join(_missing(cloud))}; see {place.log}")
-    if not any(cloud.compute.hypervisors()):
-        tables.find_hosts(place)
     have = {flavor.name for flavor in cloud.compute.flavors()}
     for number, (name, shape) in enumerate(FLAVORS.items(), 1):
         if name not in have:
@@ -46,13 +38,28 @@ def arrange(stack: Stack) -> None:
     kind = stack.backend.volume_type
     if not cloud.block_storage.find_type(kind):
         cloud.block_storage.create_type(name=kind, extra_specs={"volume_backend_name": kind})
+    _wait(stack, cloud)
+    if not any(cloud.compute.hypervisors()):
+        tables.find_hosts(place)
 
 
-def _missing(cloud: Connection) -> list[str]:
-    """Give the workers that have not said that they are there."""
+def _wait(stack: Stack, cloud: Connection) -> None:
+    """Wait until every worker has said that it is there; raises MinistackError."""
+    missing = WORKERS
+    deadline = time.monotonic() + _WAIT
+    while missing := _missing(cloud, missing):
+        ended = [name for name in missing if stack.daemons.get(name) is None]
+        if ended or time.monotonic() > deadline:
+            problem = f"ended: {', '.join(ended)}" if ended else f"not up: {', '.join(missing)}"
+            raise MinistackError(f"{problem}; see {stack.place.log}")
+        time.sleep(0.2)
+
+
+def _missing(cloud: Connection, wanted: Sequence[str]) -> list[str]:
+    """Give those of the workers ``wanted`` that have not said that they are there."""
     found = {one.binary: one.state for one in cloud.compute.services()}
     found |= {one.binary: one.state for one in cloud.block_storage.services()}
-    return [name for name in WORKERS if found.get(name) != "up"]
+    return [name for name in wanted if found.get(name) != "up"]
 
 
 def write_rc(place: Place) -> None:

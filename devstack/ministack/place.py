@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where one ministack lives: its directories, ports and pass words."""
 
+import fcntl
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,6 +78,14 @@ class Place:
         """Create the directories."""
         for path in (self.etc, self.data, self.log, self.run):
             path.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep others from starting or stopping services meanwhile; waits until they have done so."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def url(self, service: str, path: str = "") -> str:
         """Give the address of a service."""
