@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 FLAVORS = {"m1.tiny": (128, 1, 1, 0, 0), "m1.small": (192, 1, 2, 0, 0), "m1.full": (128, 1, 1, 1, 64)}
 """name → MiB of memory, processors, GiB of root disk, GiB of ephemeral disk, MiB of swap"""
 _NOVA, _CINDER = ("compute", "conductor", "scheduler"), ("volume", "scheduler", "backup")
-WORKERS = [*(f"nova-{one}" for one in _NOVA), *(f"cinder-{one}" for one in _CINDER)]
 _WAIT = 90
 """seconds"""
 
@@ -38,14 +37,14 @@ def arrange(stack: Stack) -> None:
     kind = stack.backend.volume_type
     if not cloud.block_storage.find_type(kind):
         cloud.block_storage.create_type(name=kind, extra_specs={"volume_backend_name": kind})
-    _wait(stack, cloud)
+    _wait(stack, cloud, [f"nova-{one}" for one in _NOVA])
     if not any(cloud.compute.hypervisors()):
         tables.find_hosts(place)
+    _wait(stack, cloud, [f"cinder-{one}" for one in _CINDER])
 
 
-def _wait(stack: Stack, cloud: Connection) -> None:
-    """Wait until every worker has said that it is there; raises MinistackError."""
-    missing = WORKERS
+def _wait(stack: Stack, cloud: Connection, missing: Sequence[str]) -> None:
+    """Wait until the workers ``missing`` have said that they are there; raises MinistackError."""
     deadline = time.monotonic() + _WAIT
     while missing := _missing(cloud, missing):
         ended = [name for name in missing if stack.daemons.get(name) is None]
