@@ -9,7 +9,7 @@ from fisk_core.client import RemoteEngine
 from fisk_core.model import Fisk
 from fisk_openstack import connection
 from fisk_openstack.cinder.errors import cinder_errors
-from fisk_openstack.labels import Kind, find, labels, search
+from fisk_openstack.labels import Kind, find, fisk_name, labels, search
 
 GIB = 1 << 30
 
@@ -47,9 +47,14 @@ class Base(driver.BaseVD):  # type: ignore[misc]  # Cinder carries no types
         """Give the Fisk of a snapshot; raises NotFound."""
         return find(self.engine, Kind.SNAPSHOT, snapshot.id)
 
+    def _search(self, kind: Kind, own: str) -> Fisk | None:
+        """Give a Fisk, None when there is none; also one that was made and did not come to its attributes."""
+        found = search(self.engine, kind, own)
+        return found or next(iter(self.engine.list(name=fisk_name(kind, own))), None)
+
     def _remove(self, kind: Kind, own: str) -> None:
         """Delete a Fisk; one that is not there is deleted already."""
-        found = search(self.engine, kind, own)
+        found = self._search(kind, own)
         if found is not None:
             self.engine.delete(found.id)
 

@@ -9,10 +9,11 @@ from fisk_core import __version__
 from fisk_openstack.cinder.attaching import PROTOCOL, Attaching
 from fisk_openstack.cinder.base import GIB
 from fisk_openstack.cinder.errors import cinder_errors
+from fisk_openstack.cinder.groups import Groups
 
 
 @interface.volumedriver  # type: ignore[untyped-decorator]
-class FiskDriver(Attaching):
+class FiskDriver(Attaching, Groups):
     """Volumes as Fisks of one pool."""
 
     VERSION = __version__

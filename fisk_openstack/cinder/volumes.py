@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from fisk_core.model import Role
+from fisk_core.model import Fisk, Role
 from fisk_openstack.cinder.base import GIB, Base, snapshot_labels, volume_labels
 from fisk_openstack.cinder.errors import cinder_errors
 from fisk_openstack.cinder.qos import limits_of
@@ -59,9 +59,9 @@ class Volumes(Base):
         with cinder_errors(volume.id):
             self._clone(self._volume(src_vref).id, volume)
 
-    def _clone(self, source: str, volume: Any) -> None:
+    def _clone(self, source: str, volume: Any) -> Fisk:
         """Make a volume from a Fisk, of the volume's size."""
-        self.engine.clone(
+        (made,) = self.engine.clone(
             source,
             fisk_name(Kind.VOLUME, volume.name_id),
             role=Role.VOLUME,
@@ -69,6 +69,7 @@ class Volumes(Base):
             attributes=volume_labels(volume) | limits_of(volume),
             id=fisk_id(Kind.VOLUME, volume.name_id),
         )
+        return made
 
     def revert_to_snapshot(self, context: Any, volume: Any, snapshot: Any) -> None:
         """Give a volume back what a snapshot holds; a volume that grew since stays as large as it is."""
