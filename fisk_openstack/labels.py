@@ -16,6 +16,11 @@ NAME = "openstack.name"
 """Attribute: the name a person gave it."""
 PROJECT = "openstack.project"
 """Attribute: the project it belongs to."""
+READERS = "openstack.readers"
+"""Attribute of an image: which other projects may use it, ``*`` for all, ``-`` for none.
+
+An image without it was stored, but Glance has not recorded where.
+"""
 _NAMESPACE = uuid.UUID("5f15c0de-0000-4000-8000-0f15c0000001")
 
 
@@ -56,16 +61,20 @@ def labels(kind: Kind, own: str, *, name: str | None = None, project: str | None
     return {key: value for key, value in found.items() if value}
 
 
-def search(engine: Verbs, kind: Kind, own: str) -> Fisk | None:
-    """Give the Fisk that is ``own`` in OpenStack, None when there is none."""
+def search(engine: Verbs, kind: Kind, own: str, *, pool: str | None = None) -> Fisk | None:
+    """Give the Fisk that is ``own`` in OpenStack, None when there is none.
+
+    An image that several stores have is several Fisks: the one in ``pool`` comes before others.
+    """
     try:
         found = engine.get(fisk_id(kind, own))
     except NotFound:
         pass
     else:
-        if found.attributes.get(kind.value) == own:
+        if found.attributes.get(kind.value) == own and pool in (None, found.pool):
             return found
-    return next(iter(engine.list(attributes={kind.value: own})), None)
+    every = engine.list(attributes={kind.value: own})
+    return next((each for each in every if each.pool == pool), next(iter(every), None))
 
 
 def find(engine: Verbs, kind: Kind, own: str) -> Fisk:

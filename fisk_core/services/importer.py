@@ -65,10 +65,16 @@ class Order:
     block_size: int
     page_size: int
     keep_original: bool
+    twin: Mapping[str, str] | None
 
     @property
     def original(self) -> str:
         return f"{self.name}.original"
+
+    @property
+    def keeps_file(self) -> bool:
+        """Whether the file of an image that is not raw is kept too."""
+        return self.keep_original or self.twin is not None
 
 
 def import_image(
@@ -87,18 +93,22 @@ def import_image(
     id: str | None = None,
     block_size: int = BLOCK_SIZE,
     page_size: int = PAGE_SIZE,
+    twin: Mapping[str, str] | None = None,
 ) -> Fisk:
     """Make a Fisk called ``name`` from an image.
 
     ``source`` is a path, ``"-"`` for standard input, or a binary file object; ``format`` is what the image
     must be, by default what it is found to be.  ``size`` is how long a stream will be, for ``progress`` only.
-    ``keep_original`` makes a second, frozen Fisk ``NAME.original`` of the very bytes of the image file.
+    ``keep_original`` makes a second, frozen Fisk ``NAME.original`` of the very bytes of the image file;
+    ``twin``, its attributes, makes it where the image itself does not hold them: of formats that are not raw.
     A size that is no multiple of 512 is padded with zeros; ``fisk:bytes`` of a frozen Fisk has the exact one.
 
     Raises ImageRefused, InvalidValue, NotFound, AlreadyExists, NoSpace, LimitExceeded, MissingTool,
     PoolError, and whatever ``progress`` raises.
     """
-    order = Order(name, role, frozen, pool, dict(attributes or {}), id, block_size, page_size, keep_original)
+    order = Order(
+        name, role, frozen, pool, dict(attributes or {}), id, block_size, page_size, keep_original, twin
+    )
     _require_free(engine, order)
     with opened(source) as found:
         meter = Meter(progress, size)
@@ -109,7 +119,7 @@ def import_image(
 
 def _require_free(engine: "Verbs", order: Order) -> None:
     """Say before the work what would be found out after it."""
-    for name in (order.name, order.original)[: 1 + order.keep_original]:
+    for name in (order.name, order.original)[: 1 + order.keeps_file]:
         try:
             engine.get(name)
         except NotFound:
@@ -246,7 +256,7 @@ def _convert(engine: "Verbs", order: Order, fd: int, length: int, driver: str, m
     """Read an image through QEMU, after the second and third gate."""
     size = _padded(formats.check_with_qemu(fd, driver))
     formats.check_integrity(fd, driver)
-    meter.expect(size + length * order.keep_original)
+    meter.expect(size + length * order.keeps_file)
     with _begin(engine, order, size) as building:
         with (
             qemu.serve_image(fd, driver) as path,
@@ -255,7 +265,7 @@ def _convert(engine: "Verbs", order: Order, fd: int, length: int, driver: str, m
             if client.size > size:
                 raise ImageRefused(f"the {driver} image has two sizes, {size} and {client.size} bytes")
             Filler(building.disk, meter).from_nbd(client)
-        if not order.keep_original:
+        if not order.keeps_file:
             return building.finish(size=size, frozen=order.frozen)
         meter.step(size)
         return _with_original(engine, order, building, size, fd, length, driver, meter)
@@ -272,7 +282,7 @@ def _with_original(
     meter: Meter,
 ) -> Fisk:
     """Store the image file too, and show both."""
-    links = {**links_of(image.fisk_id, driver, order.attributes), **_exact(length)}
+    links = {**(order.twin or {}), **links_of(image.fisk_id, driver, order.attributes), **_exact(length)}
     with engine.begin_build(
         order.original, size=_padded(length), pool=order.pool, role=Role.ORIGINAL, attributes=links
     ) as original:

@@ -16,11 +16,12 @@ from oslo_utils import units
 
 from fisk_core.errors import AlreadyExists, FiskError, ImageRefused, InvalidValue, NoSpace, NotFound
 from fisk_core.model import Fisk
-from fisk_core.services.importer import BYTES, ORIGINAL, import_image
+from fisk_core.services.importer import BYTES, ORIGINAL
 from fisk_openstack import connection
+from fisk_openstack.glance_store import ingest
 from fisk_openstack.glance_store.hashing import HashedStream
 from fisk_openstack.glance_store.location import SCHEME, StoreLocation, prefix_of, uri_of
-from fisk_openstack.labels import Kind, fisk_id, fisk_name, labels
+from fisk_openstack.labels import READERS, Kind
 
 LOG = logging.getLogger(__name__)
 CHUNK = 4 * units.Mi
@@ -76,24 +77,11 @@ class Store(driver.Store):  # type: ignore[misc]  # glance_store carries no type
 
         ``image_size`` 0 means that it is not known.  Raises Duplicate, StorageFull, Invalid.
         """
-        stream = HashedStream(image_file, hashing_algo, verifier)
-        project = getattr(context, "project_id", None)
+        stream = HashedStream(image_file, hashing_algo, verifier, image_size)
         with _errors():
-            made = import_image(
-                self.engine,
-                stream,
-                fisk_name(Kind.IMAGE, image_id),
-                keep_original=True,
-                pool=self.pool,
-                attributes=labels(Kind.IMAGE, image_id, project=project),
-                id=fisk_id(Kind.IMAGE, image_id),
+            made = ingest.ingest(
+                self.engine, stream, image_id, self.pool, getattr(context, "project_id", None)
             )
-            if image_size and stream.length != image_size:
-                self._remove(made)
-                raise exceptions.Invalid(f"{stream.length} bytes came where {image_size} were announced")
-            original = made.attributes.get(ORIGINAL)
-            if original:
-                self.engine.set(original, attributes=dict(labels(Kind.ORIGINAL, image_id, project=project)))
         uri = uri_of(self.pool, made.id)
         return uri, stream.length, stream.checksum, stream.digest, {"store": self.backend_group}
 
@@ -109,7 +97,7 @@ class Store(driver.Store):  # type: ignore[misc]  # glance_store carries no type
             fisk = self._uploaded(location)
         end = _length(fisk)
         if chunk_size is not None:
-            end = min(end, offset + chunk_size)
+            end = max(offset, min(end, offset + chunk_size))
         return self._bytes(fisk, offset, end), end - offset
 
     def _bytes(self, fisk: Fisk, offset: int, end: int) -> Iterator[bytes]:
@@ -126,9 +114,9 @@ class Store(driver.Store):  # type: ignore[misc]  # glance_store carries no type
 
     @capabilities.check  # type: ignore[untyped-decorator]
     def delete(self, location: Any, context: Any = None) -> None:
-        """Remove an image, whatever was made from it; raises NotFound."""
+        """Remove an image, whatever was made from it and whoever reads it; raises NotFound."""
         with _errors():
-            self._remove(self.engine.get(location.store_location.fisk_id))
+            ingest.remove(self.engine, self._image(location))
 
     @capabilities.check  # type: ignore[untyped-decorator]
     def set_acls(
@@ -140,21 +128,22 @@ class Store(driver.Store):  # type: ignore[misc]  # glance_store carries no type
         context: Any = None,
     ) -> None:
         """Note who may use the image, for people who look at Fisks; raises NotFound."""
-        readers = "*" if public else ",".join(read_tenants or ())
+        readers = "*" if public else ",".join(read_tenants or ()) or "-"
         with _errors():
-            self.engine.set(
-                location.store_location.fisk_id, attributes={"openstack.readers": readers or None}
-            )
+            self.engine.set(self._image(location).id, attributes={READERS: readers})
+
+    def _image(self, location: Any) -> Fisk:
+        """Give the Fisk at a location; who may add locations must not reach volumes through them."""
+        fisk = self.engine.get(location.store_location.fisk_id)
+        if Kind.IMAGE.value not in fisk.attributes:
+            raise NotFound(f"Fisk '{fisk.name}' is no image")
+        return fisk
 
     def _uploaded(self, location: Any) -> Fisk:
         """Give the Fisk with the bytes as they were uploaded."""
-        fisk = self.engine.get(location.store_location.fisk_id)
+        fisk = self._image(location)
         original = fisk.attributes.get(ORIGINAL)
         return self.engine.get(original) if original else fisk
-
-    def _remove(self, fisk: Fisk) -> None:
-        original = fisk.attributes.get(ORIGINAL)
-        self.engine.delete(*filter(None, (fisk.id, original)))
 
 
 def _length(fisk: Fisk) -> int:
