@@ -37,6 +37,7 @@ class FiskDriver(Attaching, Groups):
             "thin_provisioning_support": True,
             "thick_provisioning_support": False,
             "multiattach": True,
+            "consistent_group_snapshot_enabled": True,
             "online_extend_support": True,
             "QoS_support": True,
             "sparse_copy_volume": True,

@@ -4,9 +4,12 @@
 Which Fisk an image is, is known by its id alone: nothing depends on Glance showing where images are.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cinder import exception
+from cinder.image import image_utils
 from cinder.volume import volume_utils
 
 from fisk_core.model import Fisk, Role
@@ -15,6 +18,9 @@ from fisk_openstack.cinder.errors import cinder_errors
 from fisk_openstack.cinder.volumes import Volumes
 from fisk_openstack.glance_store.location import uri_of
 from fisk_openstack.labels import Kind, fisk_id, fisk_name, labels, search
+
+UPLOAD = "openstack.upload"
+"""Attribute of a snapshot that is there only while an image is uploaded: the id of that image."""
 
 
 class Images(Volumes):
@@ -25,7 +31,7 @@ class Images(Volumes):
     ) -> tuple[dict[str, Any], bool]:
         """Make a volume from an image of any format that Fisk has; gives (update, whether that was so)."""
         with cinder_errors(volume.id):
-            image = search(self.engine, Kind.IMAGE, image_meta["id"])
+            image = search(self.engine, Kind.IMAGE, image_meta["id"], pool=self.pool)
             if image is None:
                 return {}, False
             _require_room(image, volume)
@@ -62,8 +68,23 @@ class Images(Volumes):
         )
 
     def _upload(self, context: Any, volume: Any, image_service: Any, image_meta: dict[str, Any]) -> None:
-        with cinder_errors(volume.id), self.engine.served(self._volume(volume)) as uri:
-            volume_utils.upload_volume(context, image_service, image_meta, uri, volume)
+        """Convert what a volume holds now, whoever writes to it, and upload the file."""
+        wanted = image_meta["disk_format"]
+        image_utils.check_image_conversion_disable(wanted, "raw", image_meta["id"], upload=True)
+        with image_utils.temporary_file(prefix="vol_upload_") as path:
+            with cinder_errors(volume.id), self._shown(volume, image_meta["id"]) as shown:
+                self.engine.download(shown.id, path, format=wanted, overwrite=True)
+            volume_utils.upload_volume(context, image_service, image_meta, path, volume, volume_format=wanted)
+
+    @contextmanager
+    def _shown(self, volume: Any, purpose: str) -> Iterator[Fisk]:
+        """Give a snapshot of a volume that lasts as long as the block."""
+        name = f"upload-{purpose}"
+        shown = self.engine.snapshot(self._volume(volume).id, name, attributes={UPLOAD: purpose})
+        try:
+            yield shown
+        finally:
+            self.engine.delete(shown.id)
 
 
 def _require_room(image: Fisk, volume: Any) -> None:

@@ -76,15 +76,6 @@ def test_volume_of_an_image(
     assert volume.is_bootable
 
 
-def test_image_too_large_for_the_volume(make: Maker, tmp_path: Path) -> None:
-    file = tmp_path / "large.raw"
-    with file.open("wb") as stream:
-        stream.truncate(GIB + MIB)
-    image = make.image(file)
-    with pytest.raises(Exception, match="size"):
-        make.volume(image_id=image.id)
-
-
 def test_image_of_a_volume(make: Maker, engine: RemoteEngine, cloud: Connection, raw_image: Path) -> None:
     source = make.image(raw_image)
     volume = make.volume(image_id=source.id)
