@@ -7,6 +7,7 @@ up, written all the time).
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from demo.initramfs import build_initramfs
@@ -17,6 +18,7 @@ MIB = 1 << 20
 SIZE = 25 * MIB
 BOOT_START, BOOT_SIZE = 1 * MIB, 18 * MIB
 ROOT_START, ROOT_SIZE = BOOT_START + BOOT_SIZE, 6 * MIB
+INIT = Path(__file__).with_name("init.sh")
 MODULES = ["virtio_pci", "virtio_blk", "button", "evdev"]
 # The last ones spare an emulated processor work and waiting that only real ones need.
 KERNEL_ARGUMENTS = (
@@ -28,14 +30,20 @@ _MBR_CODE_SIZE = 440
 _SECTOR = 512
 
 
-def build_disk(target: Path, cache: Path, scratch: Path) -> None:
-    """Write the disk as qcow2 to ``target``; ``scratch`` is emptied afterwards.  Raises DemoFailed."""
+def build_disk(
+    target: Path, cache: Path, scratch: Path, init: Path = INIT, modules: Sequence[str] = MODULES
+) -> None:
+    """Write the disk as qcow2 to ``target``; ``scratch`` is emptied afterwards.  Raises DemoFailed.
+
+    ``init`` is the script the guest runs as process 1, ``modules`` are loaded before.
+    """
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     kernel = fetch_kernel(cache, scratch)
     raw = scratch / "disk.raw"
     _partition(raw)
-    _place(_boot_partition(kernel, scratch), raw, BOOT_START)
+    initramfs = build_initramfs(kernel, scratch, init, modules)
+    _place(_boot_partition(kernel, initramfs, scratch), raw, BOOT_START)
     _place(_root_partition(scratch), raw, ROOT_START)
     _make_bootable(raw)
     call(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, target])
@@ -54,7 +62,7 @@ def _partition(raw: Path) -> None:
     call(["sh", "-c", 'exec sfdisk --quiet "$1" <"$2"', "sfdisk", raw, table])
 
 
-def _boot_partition(kernel: Kernel, scratch: Path) -> Path:
+def _boot_partition(kernel: Kernel, initramfs: Path, scratch: Path) -> Path:
     configuration = scratch / "syslinux.cfg"
     configuration.write_text(
         "SERIAL 0 115200\nDEFAULT linux\nPROMPT 0\n"
@@ -66,7 +74,6 @@ def _boot_partition(kernel: Kernel, scratch: Path) -> Path:
     # -h: the boot sector must know how far into the disk its partition starts
     call(["mkfs.fat", "-F", "16", "-n", "BOOT", "-h", str(BOOT_START // _SECTOR), part])
     _copy_in(part, kernel.image, "vmlinuz")
-    initramfs = build_initramfs(kernel, scratch, Path(__file__).with_name("init.sh"), MODULES)
     _copy_in(part, initramfs, "initrd.gz")
     _copy_in(part, configuration, "syslinux.cfg")
     return part

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from openstack.connection import Connection
+from openstack.exceptions import SDKException
 
-from devstack.ministack import tables
+from devstack.ministack import image, tables
 from devstack.ministack.errors import MinistackError
 from devstack.ministack.identity import connect
 from devstack.ministack.place import Place
@@ -37,10 +38,28 @@ def arrange(stack: Stack) -> None:
     kind = stack.backend.volume_type
     if not cloud.block_storage.find_type(kind):
         cloud.block_storage.create_type(name=kind, extra_specs={"volume_backend_name": kind})
+    give_image(place, cloud)
     _wait(stack, cloud, [f"nova-{one}" for one in _NOVA])
     if not any(cloud.compute.hypervisors()):
         tables.find_hosts(place)
     _wait(stack, cloud, [f"cinder-{one}" for one in _CINDER])
+
+
+def give_image(place: Place, cloud: Connection) -> None:
+    """Upload the image there is to boot servers of; raises MinistackError."""
+    if cloud.image.find_image(image.NAME):
+        return
+    qcow2, _ = image.build(place.images)
+    try:
+        cloud.image.create_image(
+            image.NAME,
+            filename=str(qcow2),
+            disk_format="qcow2",
+            container_format="bare",
+            visibility="public",
+        )
+    except SDKException as problem:
+        raise MinistackError(f"Glance takes no image: {problem}") from None
 
 
 def _wait(stack: Stack, cloud: Connection, missing: Sequence[str]) -> None:

@@ -41,6 +41,11 @@ class Place:
         return self.directory.parent / "venv"
 
     @property
+    def images(self) -> Path:
+        """Where images to upload are built, for every back end."""
+        return self.directory.parent / "images"
+
+    @property
     def etc(self) -> Path:
         """Configuration as written by ``up``."""
         return self.directory / "etc"
