@@ -32,6 +32,9 @@ class Kind(StrEnum):
     """the very bytes that were uploaded as an image that is not raw"""
     VOLUME = "openstack.volume"
     SNAPSHOT = "openstack.snapshot"
+    BACKUP = "openstack.backup"
+    BASE = "openstack.base"
+    """what a volume held when the backup with this id was made elsewhere: what changed since, is told by it"""
     DISK = "openstack.disk"
     """a disk of a server: ``SERVER_ID/NAME``"""
 
