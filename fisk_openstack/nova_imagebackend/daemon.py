@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon on the compute host, and how guests reach what it serves.
+"""The daemon on the compute host: what it serves to which server.
 
-An attachment's id follows from Fisk and host, so asking again, in a hard reboot or after nova-compute was
-restarted, gives the one there is.
+An attachment's id follows from host, server and Fisk, so asking again, in a hard reboot or after nova-compute
+was restarted, gives the one there is; and two servers that share a volume have one each.
 """
 
 import functools
 import uuid
+from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import nova.conf
 
 from fisk_core.client import RemoteEngine
-from fisk_core.errors import Unsupported
-from fisk_core.model import Attachment
+from fisk_core.errors import AlreadyExists, NotFound
+from fisk_core.model import Access, Attachment
 from fisk_openstack import connection
-from fisk_openstack.labels import Kind
+from fisk_openstack.labels import SERVER, Kind
 from fisk_openstack.nova_imagebackend.registration import GROUP
 
 CONF = nova.conf.CONF
@@ -29,41 +29,79 @@ def engine() -> RemoteEngine:
     return connection.connect(CONF[GROUP])
 
 
-def attachment_id(fisk_id: str) -> str:
-    """Give the id of this host's attachment of a Fisk."""
-    return str(uuid.uuid5(_NAMESPACE, f"{CONF.host}:{fisk_id}"))
+@functools.cache
+def host() -> str:
+    """Give the name the daemon has for this host."""
+    return str(engine().about()["host"])
 
 
-def attach(fisk_id: str, consumer: str, *, read_only: bool = False, steal: bool = False) -> Attachment:
-    """Have a Fisk served on this host, for a server; raises what ``RemoteEngine.attach`` does."""
-    return engine().attach(
-        fisk_id, id=attachment_id(fisk_id), consumer=consumer, read_only=read_only, steal=steal
+def attachment_id(fisk_id: str, server: str) -> str:
+    """Give the id of a server's attachment of a Fisk on this host."""
+    return str(uuid.uuid5(_NAMESPACE, f"{CONF.host}:{server}:{fisk_id}"))
+
+
+def attach(
+    fisk_id: str, server: str, access: Access, *, read_only: bool = False, steal: bool = False
+) -> Attachment:
+    """Have a Fisk served to a server on this host; raises what ``RemoteEngine.attach`` does."""
+    own = attachment_id(fisk_id, server)
+    call = functools.partial(
+        engine().attach,
+        fisk_id,
+        id=own,
+        access=access,
+        consumer=server,
+        read_only=read_only,
+        steal=steal,
     )
+    try:
+        return call()
+    except AlreadyExists:  # made when guests reached their disks another way: nobody can be using it now
+        engine().detach(own)
+        return call()
 
 
-def detach(fisk_id: str) -> None:
-    """End this host's use of a Fisk, if there is any."""
-    engine().detach(attachment_id(fisk_id))
+def attachment(fisk_id: str, server: str) -> Attachment:
+    """Give what ``attach`` made; raises NotFound."""
+    return engine().attachment(attachment_id(fisk_id, server))
 
 
-def point(disk: Any, attachment: Attachment) -> None:
-    """Have the disk of a guest's configuration reach an attached Fisk; raises Unsupported."""
-    for uri in attachment.uris:
-        parts = urlsplit(uri)
-        if parts.scheme == "nbd" and parts.hostname and parts.port:
-            disk.source_type, disk.source_protocol = "network", "nbd"
-            disk.source_name = parts.path.removeprefix("/")
-            disk.source_hosts, disk.source_ports = [parts.hostname], [str(parts.port)]
-            disk.driver_format = "raw"
-            return
-    raise Unsupported("the daemon of this host serves nothing over TCP: set [nbd] listen")
+def detach(fisk_id: str, server: str, *, force: bool = False) -> None:
+    """End a server's use of a Fisk on this host, if there is any; what was written is durable then."""
+    engine().detach(attachment_id(fisk_id, server), force=force)
+
+
+def release(server: str) -> None:
+    """End all that is attached here for a server whose guest is not there any more."""
+    for each in engine().attachments(host=host()):
+        if each.consumer == server:
+            engine().detach(each.id, force=True)
+
+
+def elsewhere(fisk_id: str) -> bool:
+    """Whether a Fisk is attached on another host."""
+    return any(each.host != host() for each in engine().attachments(fisk=fisk_id))
+
+
+def disks(server: str) -> dict[str, str]:
+    """Give all Fisks a server owns: name of the disk, and id."""
+    found = engine().list(attributes={SERVER: server})
+    own = {fisk.attributes.get(Kind.DISK.value, ""): fisk.id for fisk in found}
+    return {name.partition("/")[2]: own[name] for name in own}
+
+
+def delete(*ids: str) -> None:
+    """Delete Fisks; harmless for those that are gone."""
+    for each in ids:
+        with suppress(NotFound):
+            engine().delete(each)
 
 
 def disk_at(disk: Any) -> str | None:
-    """Give ``SERVER/NAME`` of the server's disk a guest's configuration points to, None for anything else."""
-    if disk.source_type != "network" or disk.source_protocol != "nbd":
+    """Give ``SERVER/NAME`` of the disk an NBD disk of a guest's configuration is, None for anything else."""
+    if disk.source_protocol != "nbd" or not disk.source_name:
         return None
-    for attachment in engine().attachments(host=engine().about()["host"]):
-        if any(uri.endswith(f"/{disk.source_name}") for uri in attachment.uris):
-            return engine().get(attachment.fisk_id).attributes.get(Kind.DISK.value)
+    for each in engine().attachments(host=host()):
+        if any(uri.endswith(f"/{disk.source_name}") for uri in each.uris):
+            return engine().get(each.fisk_id).attributes.get(Kind.DISK.value)
     return None

@@ -6,22 +6,46 @@ allowed and set by then.
 """
 
 import nova.conf
+from oslo_config import cfg
 
 from fisk_openstack import connection
 
 CONF = nova.conf.CONF
 IMAGES_TYPE = "fisk"
 GROUP = "fisk"
+OPTIONS = [
+    cfg.StrOpt(
+        "fisk_guest_access",
+        default="auto",
+        choices=[
+            ("auto", "nbd where libvirt makes guests reconnect (9.2 or later), else block"),
+            ("nbd", "QEMU connects to the daemon's address for NBD over TCP"),
+            ("block", "a block device of the host, which waits when a worker is restarted"),
+        ],
+        help="How guests reach their disks and volumes.",
+    ),
+    cfg.FloatOpt(
+        "fisk_capacity_share",
+        default=1.0,
+        min=0.0,
+        max=1.0,
+        help="This host's part of the pool's capacity, where several hosts share the pool: with the parts of"
+        " all of them adding up to 1, Placement counts it once.",
+    ),
+]
+"""Options of nova-compute, beside those of ``connection``."""
 
 
 def prepare() -> None:
     """Register our options, allow and choose our type of images."""
-    CONF.register_opts(connection.OPTIONS, group=GROUP)
+    CONF.register_opts([*connection.OPTIONS, *OPTIONS], group=GROUP)
     option = CONF._groups["libvirt"]._opts["images_type"]["opt"]
     choices = option.type.choices
     if IMAGES_TYPE not in choices:
         choices[IMAGES_TYPE] = "Fisks"
     CONF.set_override("images_type", IMAGES_TYPE, group="libvirt")
+    # The image of a server is a Fisk, and these have raw content; "fisk" is no format Glance knows.
+    CONF.set_override("snapshot_image_format", "raw", group="libvirt")
 
 
 def register() -> None:
