@@ -5,6 +5,7 @@ Memory is bounded: the inbox grows to one largest request and shrinks again; rep
 take are kept up to HIGH_WATER, past which no further request of this connection is looked at.
 """
 
+import errno
 import os
 import socket
 import weakref
@@ -257,6 +258,23 @@ class Connection:
         sent = self._send_now(data)
         if sent < len(data):
             self._queue(data[sent:])
+
+    def send_view(self, head: bytes, view: memoryview) -> int | None:
+        """Send what the socket takes of both; gives how much, None where the memory cannot be read."""
+        try:
+            return self.sock.sendmsg((head, view))
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            if exc.errno == errno.EFAULT:
+                return None
+            raise
+
+    def keep(self, *parts: "bytes | memoryview") -> None:
+        """Keep buffers that are given away until the socket takes them."""
+        for part in parts:
+            if len(part):
+                self._queue(memoryview(part))
 
     def send_file(self, head: bytes, span: FileSpan) -> None:
         """Send ``head`` and then part of a file, by the kernel."""

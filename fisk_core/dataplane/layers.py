@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from fisk_core.blockmap import Geometry, sums
 from fisk_core.dataplane.verify import Checked, open_checked
+from fisk_core.dataplane.windows import Windows
 from fisk_core.errors import Unsupported
 from fisk_core.pools.base import Device, Kind, Pool
 
@@ -30,6 +31,7 @@ class Layers:
         self._devices: dict[int, Device] = {}
         self.fds = [HOLE, *[UNOPENED] * (len(layers) - 1)]
         self._advice = os.POSIX_FADV_RANDOM
+        self.windows = Windows()
         self.pinned = 0
         """threads that use descriptors now; none is closed while there are any"""
         self._limit = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE)
@@ -107,6 +109,7 @@ class Layers:
                 self._devices.pop(alias).close()
 
     def _let_go(self, fd: int) -> None:
+        self.windows.drop(fd)
         if self.checked and fd in self.checked:
             self.checked.pop(fd).close()
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fisk_core import _linux, errors
 from fisk_core.dataplane import protocol as nbd
 from fisk_core.dataplane.connection import MAX_PENDING, Connection, FileSpan
-from fisk_core.dataplane.disk import CannotTell, Disk, fill
+from fisk_core.dataplane.disk import CannotTell, Disk, fill, read_extent
 from fisk_core.dataplane.fastpath import fast_path
 from fisk_core.dataplane.layers import HOLE
 from fisk_core.dataplane.protocol import (
@@ -123,7 +123,7 @@ class Transmission:
         self.fast = fast_path(server.disk)
         self._out = bytearray(_OUT)
         self._view = memoryview(self._out)
-        self._sendfile = True
+        self._knows_cached = True
         self._damage: set[str] = set()
         self._handlers: dict[int, Callable[[Request], None]] = {
             nbd.CMD_READ: self._read,
@@ -238,13 +238,15 @@ class Transmission:
         return body
 
     def handle(self, request: Request) -> None:
-        """Answer a request now or see that it is answered later."""
+        """Answer a request now or see that it is answered later; raises ProtocolError to hang up."""
         try:
             self.check(request)
             try:
                 self._handlers[request.kind](request)
             except BlockingIOError:
                 self.server.deferred.add(request)
+        except errors.ProtocolError:
+            raise  # part of the answer is sent: another one would be taken for the rest of it
         except errors.FiskError as exc:
             self.fail(request, exc)
 
@@ -331,7 +333,7 @@ class Transmission:
         self._count(request)
 
     def _read_planned(self, request: Request, plan: list[tuple[int, int, int]], flags: int) -> None:
-        if request.length > SMALL and self._send_file(request, plan):
+        if request.length > SMALL and self._send_cached(request, plan):
             return
         if request.structured and not request.flags & nbd.CMD_FLAG_DF and _large_hole(plan):
             self._read_chunks(request, plan, flags)
@@ -365,17 +367,15 @@ class Transmission:
         cookie = request.cookie
         return DATA_CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, CHUNK_OFFSET_DATA, cookie, length + 8, offset)
 
-    def _send_file(self, request: Request, plan: list[tuple[int, int, int]]) -> bool:
+    def _send_cached(self, request: Request, plan: list[tuple[int, int, int]]) -> bool:
         """Send a range of one layer straight from the page cache when all of it is there.
 
-        Only of a Fisk that nobody can write.  The socket refers to pages of the cache until the client takes
-        them: a write meanwhile would be seen in the middle of a block, and a block that was overwritten in a
-        newer layer, and then collected, would be seen as zeros.
+        By sendfile(2) only of a Fisk that nobody can write.  The socket refers to pages of the cache until
+        the client takes them: a write meanwhile would be seen in the middle of a block, and a block that was
+        overwritten in a newer layer, and then collected, would be seen as zeros.
         """
         fd, offset, length = plan[0]
-        if len(plan) > 1 or fd == HOLE or not self._sendfile or not request.conn.plain:
-            return False
-        if not self.disk.read_only:
+        if len(plan) > 1 or fd == HOLE or not self._knows_cached or not request.conn.plain:
             return False
         if self.disk.layers.checked is not None:  # nobody would look at what is sent
             return False
@@ -384,10 +384,35 @@ class Transmission:
             if _linux.cached_pages(fd, offset, length) < wanted:
                 return False
         except OSError:
-            self._sendfile = False  # a kernel without cachestat(2): one cannot know, so never risk to wait
+            # A kernel without cachestat(2): one cannot know, so never risk to wait.
+            self._knows_cached = False
             return False
         head = self._data_head(request, request.offset, request.length, last=True)
-        request.conn.send_file(head, FileSpan(fd, offset, length))
+        if self.disk.read_only:
+            request.conn.send_file(head, FileSpan(fd, offset, length))
+            return True
+        return self._send_mapped(request.conn, head, plan[0])
+
+    def _send_mapped(self, conn: Connection, head: bytes, extent: tuple[int, int, int]) -> bool:
+        """Have the kernel copy from the page cache what the socket takes now, and keep the rest."""
+        fd, offset, length = extent
+        if conn.outbox:
+            return False
+        view = self.disk.layers.windows.slice(fd, offset, length, os.fstat(fd).st_size)
+        if view is None:
+            return False
+        with view:
+            sent = conn.send_view(head, view)
+        if sent is None:
+            return False
+        left = length - max(0, sent - len(head))
+        if sent < len(head) + length:
+            rest = memoryview(bytearray(left))
+            try:
+                read_extent(fd, rest, offset + length - left)
+            except errors.FiskError as exc:
+                raise errors.ProtocolError(f"a reply that cannot be finished: {exc}") from exc
+            conn.keep(head[sent:], rest)
         return True
 
     def _read_chunks(self, request: Request, plan: list[tuple[int, int, int]], flags: int) -> None:
