@@ -11,6 +11,7 @@ from devstack.ministack.backends import BACKENDS
 from devstack.ministack.errors import MinistackError
 from devstack.ministack.place import CHECKOUT, Place
 from devstack.ministack.stack import Stack
+from devstack.ministack.tempest import Tempest
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -25,6 +26,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     verbs.add_parser("status", help="say what runs")
     logs = verbs.add_parser("logs", help="print the end of the logs of a service")
     logs.add_argument("service", nargs="?", default="")
+    tests = verbs.add_parser("tempest", help="run the tests of the services against it")
+    tests.add_argument("wanted", nargs="*", metavar="smoke|all|REGEX", help="which ones; all if not said")
     return parser.parse_args(words)
 
 
@@ -44,6 +47,8 @@ def main() -> int:
                 stack.down()
         elif chosen.verb == "status":
             return status(stack)
+        elif chosen.verb == "tempest":
+            return Tempest(place).run(chosen.wanted)
         else:
             logs(place, chosen.service)
     except MinistackError as problem:

@@ -41,6 +41,14 @@ def values(place: Place) -> dict[str, object]:
 
 def write(place: Place, files: Mapping[str, str], more: Mapping[str, object]) -> None:
     """Write every file, and those of the storage; ``more`` are the values it adds."""
+    for template, name in {**FILES, **files}.items():
+        write_one(place, template, name, more)
+    paste = place.etc / "nova" / "api-paste.ini"
+    paste.write_bytes((place.venv / "etc" / "nova" / "api-paste.ini").read_bytes())
+
+
+def write_one(place: Place, template: str, name: str, more: Mapping[str, object]) -> None:
+    """Write one file below the place's ``etc``, to be read by its owner only."""
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("etc")),
         undefined=StrictUndefined,
@@ -48,10 +56,7 @@ def write(place: Place, files: Mapping[str, str], more: Mapping[str, object]) ->
         keep_trailing_newline=True,
         autoescape=False,  # these are no web pages
     )
-    for template, name in {**FILES, **files}.items():
-        path = place.etc / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.write_text(templates.get_template(template).render(values(place), **more))
-    paste = place.etc / "nova" / "api-paste.ini"
-    paste.write_bytes((place.venv / "etc" / "nova" / "api-paste.ini").read_bytes())
+    path = place.etc / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(templates.get_template(template).render(values(place), **more))

@@ -36,8 +36,10 @@ def arrange(stack: Stack) -> None:
             sizes = dict(zip(("ram", "vcpus", "disk", "ephemeral", "swap"), shape, strict=True))
             cloud.compute.create_flavor(id=str(number), name=name, **sizes)
     kind = stack.backend.volume_type
-    if not cloud.block_storage.find_type(kind):
-        cloud.block_storage.create_type(name=kind, extra_specs={"volume_backend_name": kind})
+    shared = {"volume_backend_name": kind, "multiattach": "<is> True"}
+    for name, specs in ((kind, {"volume_backend_name": kind}), ("multiattach", shared)):
+        if not cloud.block_storage.find_type(name):
+            cloud.block_storage.create_type(name=name, extra_specs=specs)
     give_image(place, cloud)
     _wait(stack, cloud, [f"nova-{one}" for one in _NOVA])
     if not any(cloud.compute.hypervisors()):
@@ -45,16 +47,16 @@ def arrange(stack: Stack) -> None:
     _wait(stack, cloud, [f"cinder-{one}" for one in _CINDER])
 
 
-def give_image(place: Place, cloud: Connection) -> None:
+def give_image(place: Place, cloud: Connection, name: str = image.NAME, kind: str = "qcow2") -> None:
     """Upload the image there is to boot servers of; raises MinistackError."""
-    if cloud.image.find_image(image.NAME):
+    if cloud.image.find_image(name):
         return
-    qcow2, _ = image.build(place.images)
+    qcow2, raw = image.build(place.images)
     try:
         cloud.image.create_image(
-            image.NAME,
-            filename=str(qcow2),
-            disk_format="qcow2",
+            name,
+            filename=str(raw if kind == "raw" else qcow2),
+            disk_format=kind,
             container_format="bare",
             visibility="public",
         )

@@ -38,6 +38,11 @@ class CinderBackup(QueueWorker):
 
     name, file = "cinder-backup", "cinder/cinder.conf"
 
+    def start(self) -> None:
+        """Start it, with a directory for backups."""
+        (self.place.data / "cinder" / "backups").mkdir(parents=True, exist_ok=True)
+        super().start()
+
 
 class NovaConductor(QueueWorker):
     """Speaks to the database for the others."""
