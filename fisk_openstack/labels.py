@@ -17,10 +17,7 @@ NAME = "openstack.name"
 PROJECT = "openstack.project"
 """Attribute: the project it belongs to."""
 READERS = "openstack.readers"
-"""Attribute of an image: which other projects may use it, ``*`` for all, ``-`` for none.
-
-An image without it was stored, but Glance has not recorded where.
-"""
+"""Attribute of an image: which other projects may use it, ``*`` for all, ``-`` for none."""
 _NAMESPACE = uuid.UUID("5f15c0de-0000-4000-8000-0f15c0000001")
 
 

@@ -34,10 +34,8 @@ def ingest(engine: Verbs, stream: HashedStream, image_id: str, pool: str, projec
 
 def _place(engine: Verbs, image_id: str, pool: str) -> tuple[str, str]:
     """Give (id, name) for the image in this pool; another store may have it in another pool."""
-    for each in engine.list(attributes={Kind.IMAGE.value: image_id}, pool=pool):
-        if READERS in each.attributes:
-            raise AlreadyExists(f"image {image_id} is in pool {pool} already")
-        remove(engine, each)  # it was stored, then Glance refused it, and will never speak of it again
+    if engine.list(attributes={Kind.IMAGE.value: image_id}, pool=pool):
+        raise AlreadyExists(f"image {image_id} is in pool {pool} already")
     try:
         engine.get(fisk_id(Kind.IMAGE, image_id))
     except NotFound:

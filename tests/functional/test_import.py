@@ -249,6 +249,16 @@ def test_keeping_a_raw_original_costs_nothing(engine: Engine, raw: Path) -> None
     assert engine.usage("disk.original").exclusive == 0
 
 
+def test_twin_is_made_of_what_is_not_raw_only(engine: Engine, raw: Path, tmp_path: Path) -> None:
+    engine.import_image(raw, "plain", twin={"mine": "yes"})
+    assert [fisk.name for fisk in engine.list()] == ["plain"]
+    packed = convert(raw, tmp_path / "packed", "qcow2")
+    image = engine.import_image(packed, "disk", twin={"mine": "yes"})
+    twin = engine.get(image.attributes[ORIGINAL])
+    assert (twin.attributes["mine"], twin.attributes[IMAGE]) == ("yes", image.id)
+    assert (twin.name, twin.role) == ("disk.original", Role.ORIGINAL)
+
+
 def test_taken_names_are_noticed_before_the_work(engine: Engine, raw: Path) -> None:
     engine.create("taken", MIB)
     engine.create("other.original", MIB)
