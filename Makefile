@@ -20,7 +20,7 @@ HOURS ?= 1
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test bench proof soak strength check lint types docs samples deps clean system-demo system-test system-bench system-base
+.PHONY: demo test bench proof soak strength check lint types docs samples deps clean system-demo system-test system-bench system-check system-base
 
 demo: system-demo $(VENV)/.core
 	$(BIN)/python -m demo
@@ -42,8 +42,9 @@ bench: system-bench $(VENV)/.bench
 
 check: lint types docs
 
-lint: $(VENV)/.test
+lint: system-check $(VENV)/.test
 	$(BIN)/ruff check .
+	@tools/shell-scripts | xargs shellcheck --external-sources
 	$(BIN)/ruff format --check .
 	$(BIN)/reno -q lint
 
@@ -62,7 +63,7 @@ deps: system-demo system-test system-bench $(VENV)/.test $(VENV)/.bench
 
 system-base:
 	@tools/system-packages
-system-demo system-test system-bench: system-%:
+system-demo system-test system-bench system-check: system-%:
 	@tools/system-packages $*
 
 # The stamps are older than setup.cfg when what is to be installed has changed.
