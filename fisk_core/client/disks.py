@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
 
 def reachable(uris: Sequence[str]) -> list[str]:
-    """Give the URIs that may be reached from here, the quickest first: sockets of this host, then TCP."""
+    """Give the URIs that may be reached from here, the quickest first: sockets of this host, then TCP.
+
+    A worker's socket is for the daemon's user; whoever else may talk to the daemon uses TCP.
+    """
     targets = [(uri, parse_uri(uri)) for uri in uris]
-    here = [uri for uri, target in targets if target.path is not None and os.path.exists(target.path)]
+    here = [uri for uri, target in targets if target.path is not None and os.access(target.path, os.W_OK)]
     return here + [uri for uri, target in targets if target.path is None]
 
 
