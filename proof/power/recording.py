@@ -10,14 +10,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fisk_core.dataplane.zygote import Zygote
 from fisk_core.engine import Engine
-from proof.power.records import Record, load
+from fisk_core.model import State
+from proof.power.cuts import Choice, choices, left, moments
+from proof.power.records import Note, Record, load
 from proof.power.script import HOME, OTHER_HOME, SMALL, TINY, USUAL, Notes, Script, Shape
 
 _MOUNT_SECONDS = 20
@@ -35,6 +37,8 @@ class Kind:
     """cut from the making of the home on; otherwise there are some Fisks first"""
     checksum: bool = False
     """of data, in the default pool"""
+    again: bool = False
+    """it is cut somewhere, and recorded is how what is left is opened, finished and tidied"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,32 +125,85 @@ KINDS = (
     Kind("in process, small pages", SMALL, _in_process),
     Kind("in process, checksums", SMALL, _in_process, checksum=True),
     Kind("a lost catalog", TINY, _rescan),
+    Kind("the boot after a cut, served", TINY, _served, again=True),
+    Kind("the boot after a cut, in process", SMALL, _in_process, checksum=True, again=True),
 )
 
 
 def record(kind: Kind, seed: str, place: Place) -> list[Record]:
     """Play a recording and give it; raises what the script raises."""
-    with Zygote() as zygote, _recorder(place) as root:
+    with _recorder(place) as root:
         notes = Notes(root)
         try:
-            if kind.fresh:
-                notes.begin("start", home=HOME)
-            with Engine.open(root / HOME) as engine:
-                script = Script(root, notes, random.Random(seed), kind.shape, engine, place.outside, zygote)
-                if kind.checksum:
-                    engine.create_pool("default", options={"checksum": "crc32"})
-                if not kind.fresh:
-                    _begin(script)
-                    script.create()
-                    engine.settle()
-                    notes.begin("start", home=HOME)
-                kind.play(script)
+            _play(kind, seed, place, notes)
         finally:
             notes.close()
+    records = _collected(place)
+    return _record_boot(records, random.Random(f"{seed} again"), place) if kind.again else records
+
+
+def _play(kind: Kind, seed: str, place: Place, notes: Notes) -> None:
+    root = place.root
+    if kind.fresh:
+        notes.begin("start", home=HOME)
+    with Zygote() as zygote, Engine.open(root / HOME) as engine:
+        script = Script(root, notes, random.Random(seed), kind.shape, engine, place.outside, zygote)
+        if kind.checksum:
+            engine.create_pool("default", options={"checksum": "crc32"})
+        if not kind.fresh:
+            _begin(script)
+            script.create()
+            engine.settle()
+            notes.begin("start", home=HOME)
+        kind.play(script)
+
+
+def _collected(place: Place) -> list[Record]:
     found = list(load(place.records))
     shutil.rmtree(place.below)
     place.records.unlink()
     return found
+
+
+def _record_boot(records: Sequence[Record], pick: random.Random, place: Place) -> list[Record]:
+    """Record what a crash may interrupt once more; what was promised before the first one still is.
+
+    Whole pages reach the medium the first time, for a block torn then is torn in every cut of the second.
+    """
+    position = pick.choice([now.position for now in moments(records)])
+    now = next(each for each in moments(records) if each.position == position)
+    choice = pick.choice(list(choices(now, 4, pick)))
+    with _recorder(place) as root:
+        left(now.medium, Choice(choice.name)).write_to(root)
+        _sync_all(root)
+        notes = Notes(root)
+        try:
+            for each in records[:position]:
+                if isinstance(each, Note):
+                    notes.repeat(each)
+            _boot(root / now.promises.home)
+        finally:
+            notes.close()
+    return _collected(place)
+
+
+def _sync_all(root: Path) -> None:
+    """Make all durable, as it is after a boot."""
+    for path in (root, *root.rglob("*")):
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+
+
+def _boot(home: Path) -> None:
+    """Do what is done after a crash: finish what was begun, open every Fisk, give space back."""
+    with Engine.open(home) as engine:
+        engine.settle()
+        for fisk in engine.list():
+            with engine.open_disk(fisk.id, writable=fisk.state is State.LIVE):
+                pass
+        engine.settle()
+        engine.collect()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from fisk_core.dataplane.zygote import Zygote
 from fisk_core.engine import Engine
 from fisk_core.model import BLOCK_SIZE, PAGE_SIZE
 from proof.power.promises import filling
-from proof.power.records import NOTES
+from proof.power.records import NOTES, Note
 
 HOME, OTHER_HOME = "h", "o"
 _SECTOR = 512
@@ -75,8 +75,12 @@ class Notes:
         yield
         self.end(number)
 
+    def repeat(self, note: Note) -> None:
+        """Note what was noted before."""
+        os.pwrite(self._fd, note.text.encode(), 0)  # within a page: it arrives in one piece
+
     def _put(self, note: dict[str, Any]) -> None:
-        os.pwrite(self._fd, json.dumps(note).encode(), 0)  # within a page: it arrives in one piece
+        self.repeat(Note(json.dumps(note)))
 
     def close(self) -> None:
         os.close(self._fd)

@@ -8,7 +8,7 @@ import pytest
 
 from proof.power.__main__ import main
 from proof.power.recording import Kind, Place, record
-from proof.power.records import without_syncs
+from proof.power.records import Note, without_syncs
 from proof.power.script import TINY
 from proof.power.trial import Trial
 
@@ -68,6 +68,17 @@ def test_our_syncs_are_enough(recorded):
 def test_a_forgotten_sync_is_found_out(recorded, forgotten):
     root, records = recorded
     assert cut(root, list(without_syncs(records, forgotten)), MOST).failures
+
+
+def test_a_boot_that_is_cut_too(tmp_path):
+    """What was promised before the first cut is promised still, and part of what finishes it is recorded."""
+    place = Place(tmp_path / "p")
+    records = record(Kind("boot", TINY, play, again=True), "1", place)
+    last = max(at for at, each in enumerate(records) if isinstance(each, Note))
+    assert len(records) > last + 5
+    tally = cut(place.root, records, CUTS)
+    assert (tally.cuts, tally.failures) == (CUTS, [])
+    assert tally.blocks > 0
 
 
 def test_a_replay_shows_it_again(recorded, tmp_path, capsys):
