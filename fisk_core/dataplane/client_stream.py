@@ -22,6 +22,25 @@ _WANT_READ = (BlockingIOError, ssl.SSLWantReadError)
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
+class _Select:
+    """What ``select.poll`` is for one socket, by ``select.select``."""
+
+    def register(self, sock: socket.socket, mask: int) -> None:
+        self._sock, self._wanted = sock, mask
+
+    def poll(self, milliseconds: float) -> list[tuple[int, int]]:
+        reading = [self._sock] if self._wanted & select.POLLIN else []
+        writing = [self._sock] if self._wanted & select.POLLOUT else []
+        readable, writable, _ = select.select(reading, writing, [], milliseconds / 1000)
+        events = (select.POLLIN if readable else 0) | (select.POLLOUT if writable else 0)
+        return [(self._sock.fileno(), events)] if events else []
+
+
+def _poller() -> "select.poll | _Select":
+    """Give what waits for a socket; eventlet leaves a process ``select`` only, which lets others run."""
+    return select.poll() if hasattr(select, "poll") else _Select()
+
+
 class Stream:
     """Owns ``sock``; ``timeout`` seconds are what ``arm`` gives the operations that follow it."""
 
@@ -35,7 +54,7 @@ class Stream:
         self.buffer = bytearray(BUFFER)
         self._view = memoryview(self.buffer)
         self._start = self._end = 0
-        self._poll = select.poll()
+        self._poll = _poller()
         self._mask = 0
         sock.setblocking(False)
         self.arm()
@@ -197,7 +216,7 @@ class Stream:
         except ValueError as exc:
             raise InvalidValue(f"'{hostname}' is not the name of a TLS server: {exc}") from exc
         self._sock = secure
-        self._poll, self._mask = select.poll(), 0
+        self._poll, self._mask = _poller(), 0
         while not self._shake(secure):
             pass
 
