@@ -34,22 +34,29 @@ class Base:
         """Freeze what a Fisk holds now.  If the block fails it goes, else the ones before go."""
         fisk = engine.snapshot(
             source.id,
-            fisk_name(Kind.BASE, order.id),
+            fisk_name(Kind.BASE, order.own.backup),
             role=ROLE,
-            attributes=labels(Kind.BASE, order.id) | {VOLUME: order.volume_id},
-            id=fisk_id(Kind.BASE, order.id),
+            attributes=labels(Kind.BASE, order.own.backup) | {VOLUME: order.own.volume},
+            id=fisk_id(Kind.BASE, order.own.backup),
         )
         try:
             yield cls(engine, fisk)
         except BaseException:
             _delete(engine, fisk.id)
             raise
-        cls.forget(engine, order.volume_id, but=fisk.id)
+        cls.forget(engine, order.own.volume, but=fisk.id)
 
     def changes(self, backup_id: str | None) -> Iterator[Extent] | None:
         """Give what may have changed since a backup, None where nobody knows."""
         before = search(self.engine, Kind.BASE, backup_id) if backup_id else None
         return None if before is None else self.engine.diff(before.id, self.fisk.id)
+
+    @staticmethod
+    def drop(engine: RemoteEngine, backup_id: str) -> None:
+        """Delete what was kept for the backup after this one; that one will be compared."""
+        found = search(engine, Kind.BASE, backup_id)
+        if found is not None:
+            _delete(engine, found.id)
 
     @staticmethod
     def forget(engine: RemoteEngine, volume_id: str, *, but: str | None = None) -> None:

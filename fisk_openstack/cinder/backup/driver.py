@@ -4,6 +4,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cinder import exception, interface
@@ -16,9 +17,11 @@ from fisk_core.errors import FiskError, NotFound
 from fisk_core.model import Fisk
 from fisk_openstack import connection
 from fisk_openstack.brick.registration import register
+from fisk_openstack.cinder.backup.base import Base
+from fisk_openstack.cinder.backup.directory import DirectoryTarget
 from fisk_openstack.cinder.backup.options import CONF, OPTIONS
 from fisk_openstack.cinder.backup.pool import PoolTarget
-from fisk_openstack.cinder.backup.target import Order, Target, Watch
+from fisk_openstack.cinder.backup.target import Order, Own, Target, Watch
 from fisk_openstack.labels import Kind, labels
 
 LOG = log.getLogger(__name__)
@@ -61,8 +64,7 @@ class FiskBackupDriver(BackupDriver):  # type: ignore[misc]  # Cinder carries no
     def _order(self, backup: Any, with_metadata: bool) -> Order:
         own = labels(Kind.BACKUP, backup.id, name=backup.display_name, project=backup.project_id)
         return Order(
-            id=backup.id,
-            volume_id=backup.volume_id,
+            own=_own(backup),
             labels=own | {VOLUME: backup.volume_id},
             metadata=self.get_metadata(backup.volume_id) if with_metadata else "",
             parent_id=backup.parent_id,
@@ -84,7 +86,7 @@ class FiskBackupDriver(BackupDriver):  # type: ignore[misc]  # Cinder carries no
         with _errors():
             volume = self._source(volume_file)
             metadata = self._target(backup.container).restore(
-                backup.id,
+                _own(backup),
                 volume if isinstance(volume, Fisk) else None,
                 volume_file,
                 clean=volume_is_new,
@@ -96,23 +98,31 @@ class FiskBackupDriver(BackupDriver):  # type: ignore[misc]  # Cinder carries no
     def delete_backup(self, backup: Any) -> None:
         """Delete a backup, whatever was made after it."""
         with _errors():
-            self._target(backup.container).delete(backup.id)
+            self._target(backup.container).delete(_own(backup))
+            Base.drop(self.engine, backup.id)
 
     def import_record(self, backup: Any, driver_info: dict[str, Any]) -> None:
         """Raise InvalidBackup unless the backup of a record is there."""
         with _errors():
-            self._target(driver_info.get("container")).require(backup.id)
+            own = Own(backup.id, driver_info["volume"])
+            self._target(driver_info["container"]).require(own)
 
     def export_record(self, backup: Any) -> dict[str, Any]:
         """Give what an import needs beside the record: where the backup is."""
-        return {"container": backup.container}
+        return {"container": backup.container, "volume": backup.volume_id}
 
     def _container(self) -> str:
         return str(CONF.fisk_backup_container or CONF.fisk_pool)
 
     def _target(self, container: str | None) -> Target:
         """Give the place of that name, or the usual one; raises NotFound."""
-        return PoolTarget(self.engine, container or self._container())
+        name = container or self._container()
+        directory = CONF.fisk_backup_directories.get(name)
+        return DirectoryTarget(self.engine, Path(directory)) if directory else PoolTarget(self.engine, name)
+
+
+def _own(backup: Any) -> Own:
+    return Own(backup.id, backup.volume_id)
 
 
 def _watch(backup: Any, status: str, volume_id: str | None = None) -> Watch:

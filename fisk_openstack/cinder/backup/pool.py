@@ -13,7 +13,7 @@ from fisk_core.errors import NotFound
 from fisk_core.model import Change, Fisk
 from fisk_openstack.cinder.backup.base import Base
 from fisk_openstack.cinder.backup.source import FileSource, FiskSource, Source, pieces
-from fisk_openstack.cinder.backup.target import Extents, Order, Target, Watch
+from fisk_openstack.cinder.backup.target import Extents, Order, Own, Target, Watch
 from fisk_openstack.cinder.backup.writer import write
 from fisk_openstack.labels import Kind, find, fisk_id, fisk_name, search
 
@@ -41,10 +41,10 @@ class PoolTarget(Target):
     def _snapshot(self, order: Order, source: Fisk) -> Fisk:
         return self.engine.snapshot(
             source.id,
-            fisk_name(Kind.BACKUP, order.id),
+            fisk_name(Kind.BACKUP, order.own.backup),
             role=ROLE,
             attributes=order.labels | {METADATA: order.metadata},
-            id=fisk_id(Kind.BACKUP, order.id),
+            id=fisk_id(Kind.BACKUP, order.own.backup),
         )
 
     def _elsewhere(self, order: Order, source: Fisk) -> int:
@@ -87,7 +87,7 @@ class PoolTarget(Target):
 
     def _begun(self, order: Order, source: Source, parent: Fisk | None) -> Fisk:
         """Give a Fisk to write to; live, so that nobody takes it for a backup that is complete."""
-        name, own = fisk_name(Kind.BACKUP, order.id), fisk_id(Kind.BACKUP, order.id)
+        name, own = fisk_name(Kind.BACKUP, order.own.backup), fisk_id(Kind.BACKUP, order.own.backup)
         attributes = order.labels | {METADATA: order.metadata}
         if parent is None:
             return self.engine.create(
@@ -99,8 +99,8 @@ class PoolTarget(Target):
             made = self.engine.resize(made.id, source.size, shrink=True)
         return made
 
-    def restore(self, backup_id: str, volume: Fisk | None, file: Any, *, clean: bool, watch: Watch) -> str:
-        backup = self._complete(backup_id)
+    def restore(self, own: Own, volume: Fisk | None, file: Any, *, clean: bool, watch: Watch) -> str:
+        backup = self._complete(own.backup)
         if volume is not None and _same_place(backup, volume):
             self.engine.revert(volume.id, backup.id)
             self.engine.resize(volume.id, volume.size)
@@ -109,15 +109,14 @@ class PoolTarget(Target):
                 write(source, source.extents(), file, clean=clean, watch=watch)
         return backup.attributes.get(METADATA, "")
 
-    def delete(self, backup_id: str) -> None:
-        for kind in (Kind.BACKUP, Kind.BASE):
-            found = search(self.engine, kind, backup_id)
-            if found is not None:
-                # Only a service that died while it read or wrote the Fisk can have left it attached.
-                self.engine.delete(found.id, force=True)
+    def delete(self, own: Own) -> None:
+        found = search(self.engine, Kind.BACKUP, own.backup)
+        if found is not None:
+            # Only a service that died while it read or wrote the Fisk can have left it attached.
+            self.engine.delete(found.id, force=True)
 
-    def require(self, backup_id: str) -> None:
-        self._complete(backup_id)
+    def require(self, own: Own) -> None:
+        self._complete(own.backup)
 
     def _complete(self, backup_id: str) -> Fisk:
         backup = find(self.engine, Kind.BACKUP, backup_id)

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from oslo_utils.uuidutils import is_uuid_like
+
+from fisk_core.errors import InvalidValue
 from fisk_core.model import Extent, Fisk
 
 Watch = Callable[[], None]
@@ -13,11 +16,23 @@ Watch = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """The ids of a backup and of the volume it was made of."""
+
+    backup: str
+    volume: str
+
+    def __post_init__(self) -> None:
+        for each in (self.backup, self.volume):
+            if not is_uuid_like(each):  # they become names of files
+                raise InvalidValue(f"{each!r} is not an id")
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """A backup to be made: its ids, labels, and what Cinder wants to know of the volume at a restore."""
 
-    id: str
-    volume_id: str
+    own: Own
     labels: dict[str, str]
     metadata: str
     parent_id: str | None
@@ -36,7 +51,7 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def restore(self, backup_id: str, volume: Fisk | None, file: Any, *, clean: bool, watch: Watch) -> str:
+    def restore(self, own: Own, volume: Fisk | None, file: Any, *, clean: bool, watch: Watch) -> str:
         """Give a volume what a backup holds, zeros behind its end; gives the metadata kept with it.
 
         ``volume`` is its Fisk, if it is one; ``file`` its file object; ``clean`` says that it reads as zeros.
@@ -44,11 +59,11 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def delete(self, backup_id: str) -> None:
+    def delete(self, own: Own) -> None:
         """Delete a backup; one that is not there is deleted already."""
 
     @abstractmethod
-    def require(self, backup_id: str) -> None:
+    def require(self, own: Own) -> None:
         """Raise NotFound unless the backup is there."""
 
 
