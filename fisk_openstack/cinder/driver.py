@@ -10,10 +10,11 @@ from fisk_openstack.cinder.attaching import PROTOCOL, Attaching
 from fisk_openstack.cinder.base import GIB
 from fisk_openstack.cinder.errors import cinder_errors
 from fisk_openstack.cinder.groups import Groups
+from fisk_openstack.cinder.managing import Managing
 
 
 @interface.volumedriver  # type: ignore[untyped-decorator]
-class FiskDriver(Attaching, Groups):
+class FiskDriver(Attaching, Groups, Managing):
     """Volumes as Fisks of one pool."""
 
     VERSION = __version__

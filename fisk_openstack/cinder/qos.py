@@ -15,10 +15,15 @@ _KEYS = {
     for direction in ("total", "read", "write")
     for unit in ("iops", "bytes")
 }
+LIMITS = [f"{attribute}{what}" for attribute in _KEYS.values() for what in ("", "_burst")]
+"""Attributes of a Fisk that its type may have set."""
 
 
-def limits_of(volume: Any, volume_type: Any = None) -> dict[str, str]:
-    """Give the attributes of the limits a volume's type asks the back end for."""
+def limits_of(volume: Any, volume_type: Any = None, size: int | None = None) -> dict[str, str]:
+    """Give the attributes of the limits a volume's type asks the back end for.
+
+    ``volume_type`` and ``size`` (GiB) are the volume's own unless given.
+    """
     kind = volume_type or volume.volume_type
     specs_id = kind and (kind["qos_specs_id"] if isinstance(kind, Mapping) else kind.qos_specs_id)
     if not specs_id:
@@ -26,7 +31,7 @@ def limits_of(volume: Any, volume_type: Any = None) -> dict[str, str]:
     specs = qos_specs.get_qos_specs(_context(), specs_id)
     if specs["consumer"] == "front-end":
         return {}
-    return scaled(specs["specs"], volume.size)
+    return scaled(specs["specs"], volume.size if size is None else size)
 
 
 def scaled(specs: Mapping[str, str], size: int) -> dict[str, str]:

@@ -59,14 +59,15 @@ class Volumes(Base):
         with cinder_errors(volume.id):
             self._clone(self._volume(src_vref).id, volume)
 
-    def _clone(self, source: str, volume: Any) -> Fisk:
-        """Make a volume from a Fisk, of the volume's size."""
+    def _clone(self, source: str, volume: Any, size: int | None = None) -> Fisk:
+        """Make a volume from a Fisk, of the volume's size or ``size`` GiB."""
+        size = volume.size if size is None else size
         (made,) = self.engine.clone(
             source,
             fisk_name(Kind.VOLUME, volume.name_id),
             role=Role.VOLUME,
-            size=volume.size * GIB,
-            attributes=volume_labels(volume) | limits_of(volume),
+            size=size * GIB,
+            attributes=volume_labels(volume) | limits_of(volume, size=size),
             id=fisk_id(Kind.VOLUME, volume.name_id),
         )
         return made

@@ -17,8 +17,10 @@ Later = Callable[[Callable[[], object]], None]
 
 @pytest.fixture(scope="session")
 def cloud() -> Iterator[Connection]:
-    """A connection as ``admin``."""
+    """A connection as ``admin``, whose project may have as many volumes as it likes."""
     with clouds.connect() as found:
+        no_limit = dict.fromkeys(("volumes", "gigabytes", "snapshots", "backups", "backup_gigabytes"), -1)
+        found.block_storage.update_quota_set(found.current_project_id, **no_limit, groups=-1)
         yield found
 
 
