@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from devstack.ministack import report
 from devstack.ministack.backends import BACKENDS
 from devstack.ministack.errors import MinistackError
 from devstack.ministack.place import CHECKOUT, Place
@@ -27,7 +28,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     logs = verbs.add_parser("logs", help="print the end of the logs of a service")
     logs.add_argument("service", nargs="?", default="")
     tests = verbs.add_parser("tempest", help="run the tests of the services against it")
-    tests.add_argument("wanted", nargs="*", metavar="smoke|all|REGEX", help="which ones; all if not said")
+    tests.add_argument(
+        "wanted", nargs="*", metavar="smoke|all|report|REGEX", help="which ones; all if not said"
+    )
     return parser.parse_args(words)
 
 
@@ -48,7 +51,7 @@ def main() -> int:
         elif chosen.verb == "status":
             return status(stack)
         elif chosen.verb == "tempest":
-            return Tempest(place).run(chosen.wanted)
+            return tests(place, chosen.wanted)
         else:
             logs(place, chosen.service)
     except MinistackError as problem:
@@ -64,6 +67,14 @@ def status(stack: Stack) -> int:
         daemon = stack.daemons.get(each.name)
         print(f"{each.name:20} {'up' if daemon else 'down':5} {daemon.pid if daemon else ''}")
     return 0 if running >= {each.name for each in stack.everything()} else 1
+
+
+def tests(place: Place, wanted: Sequence[str]) -> int:
+    """Run tests, or write into the manual what became of those that were run; 1 when one failed."""
+    if list(wanted) == ["report"]:
+        report.write(place)
+        return 0
+    return Tempest(place).run(wanted)
 
 
 def logs(place: Place, service: str) -> None:

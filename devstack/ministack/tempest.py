@@ -20,6 +20,7 @@ from openstack.connection import Connection
 from testtools import StreamToDict
 
 from devstack.ministack import configuration, furniture, image
+from devstack.ministack.backends import BACKENDS
 from devstack.ministack.errors import MinistackError
 from devstack.ministack.identity import connect
 from devstack.ministack.place import PORTS, Place
@@ -118,7 +119,8 @@ def of_cloud(cloud: Connection, place: Place) -> dict[str, object]:
     pools = [pool.capabilities for pool in cloud.block_storage.backend_pools()]
     if not pools:
         raise MinistackError("cinder-volume has not told of its pools")
-    names = sorted({pool["volume_backend_name"] for pool in pools})
+    first = BACKENDS[place.backend].volume_type
+    others = sorted({pool["volume_backend_name"] for pool in pools} - {first})
     return {
         "image": cloud.image.find_image(image.NAME).id,
         "other_image": cloud.image.find_image(OTHER_IMAGE).id,
@@ -126,8 +128,8 @@ def of_cloud(cloud: Connection, place: Place) -> dict[str, object]:
         "protocol": pools[0]["storage_protocol"],
         "vendor": pools[0]["vendor_name"],
         "groups": str(bool(pools[0].get("consistent_group_snapshot_enabled"))).lower(),
-        "volume_type": names[0],
-        "second": names[1] if len(names) > 1 else "",
+        "volume_type": first,
+        "second": others[0] if others else "",
     }
 
 

@@ -8,6 +8,8 @@ from devstack.ministack.services.base import Service
 from fisk_core.client import RemoteEngine
 from fisk_core.errors import FiskError
 
+SECOND = "second"
+
 
 class Fiskd(Service):
     """fiskd with a home of its own."""
@@ -26,10 +28,11 @@ class Fiskd(Service):
         self.daemons.start(self.name, [str(self.place.venv / "bin" / "fiskd"), "--home", str(self.home)])
 
     def ready(self) -> bool:
-        """Whether it answers."""
+        """Whether it answers; makes the second pool then, to have somewhere to move things to."""
         try:
             with RemoteEngine.open(home=self.home) as engine:
-                engine.about()
+                if SECOND not in {pool.name for pool in engine.pools()}:
+                    engine.create_pool(SECOND, options={"path": str(self.place.data / "second")})
         except FiskError:
             return False
         return True

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of the manual that says which tests of the services ran, and why the others did not."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+
+from devstack.ministack.errors import MinistackError
+from devstack.ministack.place import CHECKOUT, Place
+from devstack.ministack.tempest import LISTS, Tempest
+
+PAGE = CHECKOUT / "doc" / "source" / "reference" / "tempest.rst"
+Results = Mapping[str, Sequence[object]]
+_HEAD = """\
+.. Written by ``ministack tempest report``; do not edit.
+
+Tests of OpenStack
+==================
+
+What Tempest {tempest} and cinder-tempest-plugin {plugin} find in a cloud of ``devstack/ministack`` whose only
+storage is Fisk, with every feature switched on that the drivers claim.  ``make tempest`` runs all of them,
+``devstack/ministack/ministack tempest smoke`` those of :file:`devstack/ministack/tests/smoke.txt`.
+
+A class that skips as a whole counts once.
+
+"""
+_GROUPS = {
+    "tempest.api.image": "Images",
+    "tempest.api.volume": "Volumes",
+    "cinder_tempest_plugin": "Cinder's own",
+    "tempest.api.compute": "Servers",
+    "tempest.scenario": "Scenarios",
+}
+"""beginning of a test's name → heading"""
+
+
+def write(place: Place) -> None:
+    """Write the page from the results of all runs; raises MinistackError when there are none."""
+    results = Tempest(place).results
+    if not results.exists():
+        raise MinistackError("no test was run yet")
+    versions = {"tempest": version("tempest"), "plugin": version("cinder-tempest-plugin")}
+    PAGE.write_text(page(json.loads(results.read_text()), versions))
+
+
+def page(results: Results, versions: Mapping[str, str]) -> str:
+    """Give the page as reStructuredText; ``versions`` are those of ``tempest`` and ``plugin``."""
+    parts = [_HEAD.format(**versions), *_table(results)]
+    for start, heading in _GROUPS.items():
+        own = {name: result for name, result in results.items() if _bare(name).startswith(start)}
+        reasons = defaultdict(list)
+        for name, (status, _, reason) in sorted(own.items()):
+            if status == "skip":
+                reasons[str(reason).strip().splitlines()[0] if reason else "no reason given"].append(
+                    _short(name, start)
+                )
+        if reasons:
+            parts.append(_titled(f"{heading}: skipped", "-"))
+            parts += [_entry(reason, names) for reason, names in sorted(reasons.items())]
+        failed = sorted(name for name, result in own.items() if result[0] == "fail")
+        if failed:
+            parts.append(_titled(f"{heading}: failed", "-"))
+            parts += [f"* ``{_short(name, start)}``\n" for name in failed]
+    parts.append(_titled("Not run", "-"))
+    parts += [f"{reason}\n    ``{pattern}``\n\n" for pattern, reason in excluded()]
+    return "".join(parts).rstrip() + "\n"
+
+
+def excluded() -> list[tuple[str, str]]:
+    """Give the regular expressions of tests that are never run, and why."""
+    lines = (LISTS / "excluded.txt").read_text().splitlines()
+    pairs = [line.partition(" # ") for line in lines if line and not line.startswith("#")]
+    return [(pattern.strip(), reason.strip()) for pattern, _, reason in pairs]
+
+
+def _table(results: Results) -> list[str]:
+    rows = [
+        ".. list-table::\n   :header-rows: 1\n\n   * - tests\n     - passed\n     - skipped\n     - failed\n"
+    ]
+    for start, heading in _GROUPS.items():
+        counts = Counter(result[0] for name, result in results.items() if _bare(name).startswith(start))
+        cells = "".join(f"     - {counts[status]}\n" for status in ("success", "skip", "fail"))
+        rows.append(f"   * - {heading} (``{start}``)\n{cells}")
+    return [*rows, "\n"]
+
+
+def _entry(reason: str, names: Sequence[str]) -> str:
+    escaped = reason.replace("\\", "\\\\").replace("*", "\\*").replace("`", "'").replace("_", "\\_")
+    return f"{escaped}\n" + "".join(f"    * ``{name}``\n" for name in names) + "\n"
+
+
+def _titled(text: str, underline: str) -> str:
+    return f"{text}\n{underline * len(text)}\n\n"
+
+
+def _bare(name: str) -> str:
+    """Give the test's or class's name without what says that a class could not be set up."""
+    return name.partition("(")[2].rstrip(")") if "(" in name else name
+
+
+def _short(name: str, start: str) -> str:
+    return _bare(name).removeprefix(f"{start}.")
