@@ -54,27 +54,53 @@ function enable_service {
     fi
 }
 
+# Print FILE with OPTION of SECTION set to VALUE; without VALUE, without OPTION.
+# ini_with FILE SECTION OPTION [VALUE]
+function ini_with {
+    section=[$2] option=$3 value=${4-} remove=$((4 - $#)) awk '
+        function add() { if (within && !done && !ENVIRON["remove"]) print ENVIRON["option"] " = " ENVIRON["value"]; done = 1 }
+        /^\[/ { if (within) add(); within = ($0 == ENVIRON["section"]); seen += within; print; next }
+        within && $1 == ENVIRON["option"] { add(); next }
+        { print }
+        END {
+            if (within) add()
+            if (!seen && !ENVIRON["remove"]) { print "\n" ENVIRON["section"]; within = 1; add() }
+        }' "$1"
+}
+
 # iniset FILE SECTION OPTION VALUE
 function iniset {
-    crudini --set "$1" "$2" "$3" "$4"
+    local made
+
+    touch "$1"
+    made=$(ini_with "$@")
+    printf '%s\n' "$made" >"$1"
 }
 
-function iniget {
-    crudini --get "$1" "$2" "$3" 2>/dev/null || true
-}
-
+# inidelete FILE SECTION OPTION
 function inidelete {
-    crudini --del "$1" "$2" "$3"
+    iniset "$1" "$2" "$3"
+}
+
+# iniget FILE SECTION OPTION
+function iniget {
+    awk -v section="[$2]" -v option="$3" \
+        '/^\[/ { within = ($0 == section) } within && $1 == option { sub(/^[^=]*= */, ""); print }' "$1"
 }
 
 # merge_config_file LOCAL_CONF GROUP \$VARIABLE
 function merge_config_file {
-    local file
+    local file section option value
 
     file=$(eval echo "$3")
     if [[ -r $1 ]]; then
-        awk -v wanted="[[$2|$3]]" '/^\[\[/ { within = ($0 == wanted); next } within' "$1" |
-            crudini --merge "$file"
+        awk -v wanted="[[$2|$3]]" '
+            /^\[\[/ { within = ($0 == wanted); next }
+            within && /^\[/ { section = substr($0, 2, length($0) - 2); next }
+            within && /=/ { print section, $0 }' "$1" |
+            while read -r section option _ value; do
+                iniset "$file" "$section" "$option" "$value"
+            done
     fi
 }
 
@@ -91,8 +117,8 @@ function run_process {
     local unit=devstack@$1.service
 
     if is_service_enabled "$1"; then
-        crudini --set "$SYSTEMD_DIR/$unit" Service ExecStart "$2"
-        crudini --set "$SYSTEMD_DIR/$unit" Service User "${4:-$STACK_USER}"
+        iniset "$SYSTEMD_DIR/$unit" Service ExecStart "$2"
+        iniset "$SYSTEMD_DIR/$unit" Service User "${4:-$STACK_USER}"
         $SYSTEMCTL enable "$unit"
         $SYSTEMCTL start "$unit"
     fi
