@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The services that take their work from the message queue."""
 
+from pathlib import Path
+
 from devstack.ministack.services.base import Service
 
 
@@ -31,6 +33,11 @@ class CinderVolume(QueueWorker):
     """Runs the volume driver."""
 
     name, file = "cinder-volume", "cinder/cinder.conf"
+
+    def start(self) -> None:
+        """Start it; os-brick makes links to devices where udev would, which may not run here."""
+        Path("/dev/disk/by-id").mkdir(parents=True, exist_ok=True)
+        super().start()
 
 
 class CinderBackup(QueueWorker):
