@@ -2,13 +2,17 @@
 """A real OpenStack on the loopback interface of this machine."""
 
 import argparse
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from devstack.ministack import report
+from devstack.ministack import furniture, report
 from devstack.ministack.backends import BACKENDS
+from devstack.ministack.demo import show
 from devstack.ministack.errors import MinistackError
 from devstack.ministack.place import CHECKOUT, Place
 from devstack.ministack.stack import Stack
@@ -31,6 +35,14 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     tests.add_argument(
         "wanted", nargs="*", metavar="smoke|all|report|REGEX", help="which ones; all if not said"
     )
+    for name, what in (("demo", "show it"), ("compare", "measure every back end; writes the record")):
+        story = verbs.add_parser(name, help=what)
+        story.add_argument("--size", type=int, default=show.SIZE, help="MiB of random bytes in the image")
+        story.add_argument(
+            "--servers", type=int, default=show.SERVERS, help="how many to make at once; 0: no such step"
+        )
+    run = verbs.add_parser("exec", help="run a command beside the cloud, with openrc read")
+    run.add_argument("command", nargs=argparse.REMAINDER)
     return parser.parse_args(words)
 
 
@@ -38,29 +50,80 @@ def main() -> int:
     """Do what the command line asks."""
     chosen = arguments()
     place = Place((chosen.directory / chosen.backend).resolve(), chosen.backend)
-    stack = Stack(place, lambda text: print(text, flush=True))
+    stack = Stack(place, say)
     try:
-        if chosen.verb == "up":
-            started = time.monotonic()
-            with place.held():
-                stack.up()
-            print(f"up in {time.monotonic() - started:.0f} s; now: . {place.directory}/openrc")
-        elif chosen.verb == "down":
-            with place.held():
-                stack.down()
-        elif chosen.verb == "status":
-            return status(stack)
-        elif chosen.verb == "tempest":
-            return tests(place, chosen.wanted)
-        else:
-            logs(place, chosen.service)
+        return VERBS[chosen.verb](stack, chosen)
     except MinistackError as problem:
         print(f"ministack: {problem}", file=sys.stderr)
         return 1
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
+
+
+def up(stack: Stack, chosen: argparse.Namespace) -> int:
+    """Start what does not run."""
+    started = time.monotonic()
+    with stack.place.held():
+        stack.up()
+    say(f"up in {time.monotonic() - started:.0f} s; now: . {stack.place.directory}/openrc")
     return 0
 
 
-def status(stack: Stack) -> int:
+def down(stack: Stack, chosen: argparse.Namespace) -> int:
+    """Stop what runs."""
+    with stack.place.held():
+        stack.down()
+    return 0
+
+
+@contextmanager
+def running(stack: Stack) -> Iterator[None]:
+    """Have the cloud up meanwhile; afterwards it is as it was before."""
+    before = stack.running()
+    with stack.place.held():
+        stack.up()
+    try:
+        yield
+    finally:
+        if not before:
+            down(stack, argparse.Namespace())
+
+
+def tests(stack: Stack, chosen: argparse.Namespace) -> int:
+    """Run tests, or write into the manual what became of those that were run; 1 when one failed."""
+    if chosen.wanted == ["report"]:
+        report.write(stack.place)
+        return 0
+    with running(stack):
+        return Tempest(stack.place).run(chosen.wanted)
+
+
+def demo(stack: Stack, chosen: argparse.Namespace) -> int:
+    """Show the cloud, which is there afterwards."""
+    up(stack, chosen)
+    show.demo(stack, chosen.size, chosen.servers)
+    say(f"The cloud is up: . {stack.place.directory}/openrc; devstack/ministack/ministack down")
+    return 0
+
+
+def compare(stack: Stack, chosen: argparse.Namespace) -> int:
+    """Measure all back ends."""
+    places = [Place((chosen.directory / name).resolve(), name) for name in BACKENDS]
+    show.compare(places, say, chosen.size, chosen.servers)
+    return 0
+
+
+def execute(stack: Stack, chosen: argparse.Namespace) -> int:
+    """Run a command with the environment of ``openrc``; gives its exit status."""
+    path = f"{stack.place.venv / 'bin'}:{os.environ['PATH']}"
+    with running(stack):
+        return subprocess.call(chosen.command, env={**os.environ, **furniture.rc(stack.place), "PATH": path})
+
+
+def status(stack: Stack, chosen: argparse.Namespace) -> int:
     """Print every service and whether it runs; 1 when one does not."""
     running = set(stack.running())
     for each in stack.everything():
@@ -69,19 +132,24 @@ def status(stack: Stack) -> int:
     return 0 if running >= {each.name for each in stack.everything()} else 1
 
 
-def tests(place: Place, wanted: Sequence[str]) -> int:
-    """Run tests, or write into the manual what became of those that were run; 1 when one failed."""
-    if list(wanted) == ["report"]:
-        report.write(place)
-        return 0
-    return Tempest(place).run(wanted)
-
-
-def logs(place: Place, service: str) -> None:
-    """Print the last lines of every log whose name begins with ``service``."""
-    for path in sorted(place.log.glob(f"{service}*")):
+def logs(stack: Stack, chosen: argparse.Namespace) -> int:
+    """Print the last lines of every log whose name begins with that of the service."""
+    for path in sorted(stack.place.log.glob(f"{chosen.service}*")):
         print(f"==> {path}")
         print("\n".join(path.read_text(errors="replace").splitlines()[-40:]))
+    return 0
+
+
+VERBS = {
+    "up": up,
+    "down": down,
+    "status": status,
+    "logs": logs,
+    "tempest": tests,
+    "demo": demo,
+    "compare": compare,
+    "exec": execute,
+}
 
 
 if __name__ == "__main__":

@@ -82,9 +82,9 @@ def _missing(cloud: Connection, wanted: Sequence[str]) -> list[str]:
     return [name for name in wanted if found.get(name) != "up"]
 
 
-def write_rc(place: Place) -> None:
-    """Write ``openrc``, to be read by a shell before ``openstack``."""
-    values = {
+def rc(place: Place) -> dict[str, str]:
+    """Give the variables the ``openstack`` command reads."""
+    return {
         "OS_AUTH_URL": place.url("keystone", "/v3"),
         "OS_USERNAME": "admin",
         "OS_PASSWORD": place.secret,
@@ -93,8 +93,14 @@ def write_rc(place: Place) -> None:
         "OS_PROJECT_DOMAIN_ID": "default",
         "OS_REGION_NAME": "RegionOne",
         "OS_IDENTITY_API_VERSION": "3",
+        # From 3.66 on what is in use can be snapshotted; what the command does before, Cinder does not understand.
+        "OS_VOLUME_API_VERSION": "3.70",
     }
+
+
+def write_rc(place: Place) -> None:
+    """Write ``openrc``, to be read by a shell before ``openstack``."""
     path = place.directory / "openrc"
     path.touch(mode=0o600)
-    lines = [f"export {name}='{value}'" for name, value in values.items()]
+    lines = [f"export {name}='{value}'" for name, value in rc(place).items()]
     path.write_text("\n".join([*lines, f'export PATH="{place.venv}/bin:$PATH"', ""]))

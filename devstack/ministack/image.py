@@ -16,6 +16,8 @@ from devstack.ministack.place import CHECKOUT
 from devstack.ministack.processes import call
 
 NAME = "tiny"
+SIZE = disk.SIZE
+"""bytes of the raw one"""
 INIT = Path(__file__).parent / "guest" / "init.sh"
 # Disks behind virtio, SCSI and IDE; what a config drive may be formatted as; the power button.
 MODULES = [
