@@ -93,7 +93,7 @@ def rc(place: Place) -> dict[str, str]:
         "OS_PROJECT_DOMAIN_ID": "default",
         "OS_REGION_NAME": "RegionOne",
         "OS_IDENTITY_API_VERSION": "3",
-        # From 3.66 on what is in use can be snapshotted; what the command does before, Cinder does not understand.
+        # What is in use can be snapshotted from 3.66 on; before that the command asks for it in vain.
         "OS_VOLUME_API_VERSION": "3.70",
     }
 
