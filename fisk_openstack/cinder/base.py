@@ -8,10 +8,16 @@ from cinder.volume import configuration, driver
 from fisk_core.client import RemoteEngine
 from fisk_core.model import Fisk
 from fisk_openstack import connection
+from fisk_openstack.brick import registration
 from fisk_openstack.cinder.errors import cinder_errors
 from fisk_openstack.labels import Kind, find, fisk_name, labels, search
 
 GIB = 1 << 30
+SHOWN = "openstack.volume.shown"
+"""Attribute of a volume that Cinder migrated by copying: the id people know it by.
+
+``openstack.volume`` is the id it was copied under, which Cinder calls ``name_id``.
+"""
 
 
 class Base(driver.BaseVD):  # type: ignore[misc]  # Cinder carries no types
@@ -30,9 +36,10 @@ class Base(driver.BaseVD):  # type: ignore[misc]  # Cinder carries no types
         return connection.OPTIONS
 
     def do_setup(self, context: Any) -> None:
-        """Connect."""
+        """Connect, also for os-brick in this process."""
         with cinder_errors():
             self.engine = connection.connect(self.configuration)
+        registration.register(lambda: self.engine)
 
     def check_for_setup_error(self) -> None:
         """Raise VolumeBackendAPIException unless daemon and pool answer."""

@@ -11,10 +11,11 @@ from fisk_openstack.cinder.base import GIB
 from fisk_openstack.cinder.errors import cinder_errors
 from fisk_openstack.cinder.groups import Groups
 from fisk_openstack.cinder.managing import Managing
+from fisk_openstack.cinder.migrating import Migrating, location_of
 
 
 @interface.volumedriver  # type: ignore[untyped-decorator]
-class FiskDriver(Attaching, Groups, Managing):
+class FiskDriver(Attaching, Groups, Managing, Migrating):
     """Volumes as Fisks of one pool."""
 
     VERSION = __version__
@@ -30,7 +31,7 @@ class FiskDriver(Attaching, Groups, Managing):
             "vendor_name": "Fisk",
             "driver_version": self.VERSION,
             "storage_protocol": PROTOCOL,
-            "location_info": f"{pool.id}:{pool.name}",
+            "location_info": location_of(pool),
             "total_capacity_gb": round(pool.total / GIB, 2),
             "free_capacity_gb": round(pool.free / GIB, 2),
             "reserved_percentage": self.configuration.safe_get("reserved_percentage"),

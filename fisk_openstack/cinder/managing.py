@@ -13,9 +13,9 @@ from cinder.volume import volume_utils
 
 from fisk_core.errors import NotFound
 from fisk_core.model import Fisk, Role
-from fisk_openstack.cinder.base import GIB, snapshot_labels, volume_labels
+from fisk_openstack.cinder.base import GIB, SHOWN, snapshot_labels, volume_labels
 from fisk_openstack.cinder.errors import cinder_errors
-from fisk_openstack.cinder.qos import LIMITS, limits_of
+from fisk_openstack.cinder.qos import wishes_of, without
 from fisk_openstack.cinder.volumes import Volumes
 from fisk_openstack.labels import NAME, PROJECT, Kind, fisk_id, fisk_name
 
@@ -42,7 +42,7 @@ class Managing(Volumes):
                 fisk.id,
                 name=fisk_name(Kind.VOLUME, volume.name_id),
                 role=Role.VOLUME,
-                attributes=dict(volume_labels(volume) | limits_of(volume, size=size)),
+                attributes=dict(volume_labels(volume) | wishes_of(volume, size=size)),
             )
 
     def manage_existing_get_size(self, volume: Any, existing_ref: Mapping[str, str]) -> int:
@@ -133,12 +133,13 @@ class Managing(Volumes):
             _refuse(reference, str(problem))
         if fisk.pool != self.pool:
             _refuse(reference, f"it is in the pool {fisk.pool}, not in {self.pool}")
-        if volume_utils.check_already_managed_volume(fisk.attributes.get(Kind.VOLUME)):
+        known = (fisk.attributes.get(key) for key in (SHOWN, Kind.VOLUME))
+        if any(volume_utils.check_already_managed_volume(own) for own in known):
             raise exception.ManageExistingAlreadyManaged(volume_ref=ref)
         return fisk
 
     def _release(self, fisk: Fisk, kind: Kind) -> None:
-        gone = (kind.value, NAME, PROJECT, *LIMITS)
+        gone = (kind.value, SHOWN, NAME, PROJECT, *without())
         self.engine.set(fisk.id, attributes={key: None for key in gone if key in fisk.attributes})
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QoS specs of a volume type as limits of a Fisk.
+"""What a volume type asks of a Fisk: limits, from its QoS specs, and a class, from its extra specs.
 
-Keys are Cinder's own for the front end (``total_iops_sec``, ``read_bytes_sec_max``, ``write_iops_sec_per_gb``
-…); a type whose consumer is ``back-end`` or ``both`` has the worker keep them.
+Keys of limits are Cinder's own for the front end (``total_iops_sec``, ``read_bytes_sec_max``,
+``write_iops_sec_per_gb`` …); a type whose consumer is ``back-end`` or ``both`` has the worker keep them.
 """
 
 from collections.abc import Mapping
@@ -16,22 +16,36 @@ _KEYS = {
     for unit in ("iops", "bytes")
 }
 LIMITS = [f"{attribute}{what}" for attribute in _KEYS.values() for what in ("", "_burst")]
-"""Attributes of a Fisk that its type may have set."""
+CLASS = "class"
+CLASS_SPEC = "fisk:class"
+"""Extra spec of a volume type: what its volumes are for, one of ``fisk_core.model.Class``."""
 
 
-def limits_of(volume: Any, volume_type: Any = None, size: int | None = None) -> dict[str, str]:
-    """Give the attributes of the limits a volume's type asks the back end for.
+def without() -> dict[str, str | None]:
+    """Give the changes of attributes after which nothing is asked of a Fisk."""
+    return dict.fromkeys((*LIMITS, CLASS))
+
+
+def wishes_of(volume: Any, volume_type: Any = None, size: int | None = None) -> dict[str, str]:
+    """Give the attributes that a volume's type asks for.
 
     ``volume_type`` and ``size`` (GiB) are the volume's own unless given.
     """
     kind = volume_type or volume.volume_type
-    specs_id = kind and (kind["qos_specs_id"] if isinstance(kind, Mapping) else kind.qos_specs_id)
-    if not specs_id:
+    if not kind:
         return {}
-    specs = qos_specs.get_qos_specs(_context(), specs_id)
+    wanted = (kind.extra_specs or {}).get(CLASS_SPEC)
+    return limits_of(kind, volume.size if size is None else size) | ({CLASS: wanted} if wanted else {})
+
+
+def limits_of(volume_type: Any, size: int) -> dict[str, str]:
+    """Give the attributes of the limits a type asks the back end for, for a volume of ``size`` GiB."""
+    if not volume_type.qos_specs_id:
+        return {}
+    specs = qos_specs.get_qos_specs(_context(), volume_type.qos_specs_id)
     if specs["consumer"] == "front-end":
         return {}
-    return scaled(specs["specs"], volume.size if size is None else size)
+    return scaled(specs["specs"], size)
 
 
 def scaled(specs: Mapping[str, str], size: int) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 from fisk_core.model import Fisk, Role
 from fisk_openstack.cinder.base import GIB, Base, snapshot_labels, volume_labels
 from fisk_openstack.cinder.errors import cinder_errors
-from fisk_openstack.cinder.qos import limits_of
+from fisk_openstack.cinder.qos import wishes_of
 from fisk_openstack.labels import Kind, fisk_id, fisk_name
 
 
@@ -20,7 +20,7 @@ class Volumes(Base):
                 fisk_name(Kind.VOLUME, volume.name_id),
                 volume.size * GIB,
                 pool=self.pool,
-                attributes=volume_labels(volume) | limits_of(volume),
+                attributes=volume_labels(volume) | wishes_of(volume),
                 id=fisk_id(Kind.VOLUME, volume.name_id),
             )
 
@@ -32,7 +32,10 @@ class Volumes(Base):
     def extend_volume(self, volume: Any, new_size: int) -> None:
         """Make a volume ``new_size`` GiB large, also while it is attached."""
         with cinder_errors(volume.id):
-            self.engine.resize(self._volume(volume).id, int(new_size) * GIB)
+            fisk = self.engine.resize(self._volume(volume).id, int(new_size) * GIB)
+            wishes = wishes_of(volume, size=int(new_size))  # some limits grow with the size
+            if any(fisk.attributes.get(key) != value for key, value in wishes.items()):
+                self.engine.set(fisk.id, attributes=dict(wishes))
 
     def create_snapshot(self, snapshot: Any) -> None:
         """Keep what a volume holds now."""
@@ -67,10 +70,16 @@ class Volumes(Base):
             fisk_name(Kind.VOLUME, volume.name_id),
             role=Role.VOLUME,
             size=size * GIB,
-            attributes=volume_labels(volume) | limits_of(volume, size=size),
+            attributes=volume_labels(volume) | wishes_of(volume, size=size),
             id=fisk_id(Kind.VOLUME, volume.name_id),
         )
-        return made
+        if made.pool == self.pool:
+            return made
+        try:
+            return self.engine.move(made.id, self.pool)
+        except BaseException:
+            self.engine.delete(made.id)
+            raise
 
     def revert_to_snapshot(self, context: Any, volume: Any, snapshot: Any) -> None:
         """Give a volume back what a snapshot holds; a volume that grew since stays as large as it is."""

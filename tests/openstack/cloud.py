@@ -160,6 +160,21 @@ class Maker:
         self.settled(volume, "available", "in-use")
         return self.cloud.image.get_image(own)
 
+    def type(self, backend: str | None = "fisk", **extra_specs: str) -> Any:
+        """Make a volume type of a back end, or of any."""
+        specs = {"volume_backend_name": backend} if backend else {}
+        specs |= {key.replace("__", ":"): v for key, v in extra_specs.items()}
+        made = self.block.create_type(name=unique("type"), extra_specs=specs)
+        self.later(lambda: self.block.delete_type(made.id))
+        return made
+
+    def qos(self, kind: Any, consumer: str, **specs: str) -> Any:
+        """Make QoS specs of a volume type."""
+        made = self.block.create_qos_spec(name=unique("qos"), consumer=consumer, **specs)
+        self.later(lambda: self.block.delete_qos_spec(made.id, force=True))
+        self.block.associate_qos_spec(made, kind.id)
+        return made
+
     def settled(self, thing: Any, *states: str) -> Any:
         """Wait until a volume, snapshot, group … is in one of the ``states``, and give it as it is then."""
         wanted = states or ("available",)
