@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-#   make demo     show the main job on a real disk        make check   ruff, mypy, documentation
-#   make test     check, then run all tests               make docs    build the manual
-#   make bench    measure beside nbdkit and qemu-nbd      make clean   remove what these made
+#   make demo     a whole OpenStack on Fisk, shown; it stays   make demo-core  the engine alone, on a real disk
+#   make test     check, then run all tests               make check   ruff, mypy, documentation
+#   make test-openstack  tests of the adapters, in a cloud    make tempest  OpenStack's own tests, in a cloud
+#   make bench    measure beside nbdkit and qemu-nbd      make docs    build the manual
 #   make proof    try to break every promise, 15 minutes   make soak HOURS=n  the same without end
 #   make deps     only install what the others need        make samples  options, policy and OpenAPI, from the code
+#   make clean    stop the cloud, remove what these made
 #
 # All install what they need first: Debian packages (bindep.txt) with apt-get, Python packages into .venv.
 
@@ -16,14 +18,27 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config
 SPHINX := $(BIN)/sphinx-build -q -W --keep-going -j 2
 PYTEST_ARGS ?=
 PROOF_ARGS ?=
+DEMO_ARGS ?=
 HOURS ?= 1
+MINISTACK := devstack/ministack/ministack
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test bench proof soak strength check lint types docs samples deps clean system-demo system-test system-bench system-check system-base
+.PHONY: demo demo-core tempest test-openstack test bench proof soak strength check lint types docs samples deps clean system-demo system-test system-bench system-check system-base
 
-demo: system-demo $(VENV)/.core
+# The cloud installs what it needs by itself: packages of the profile "cloud", a Python environment of its own.
+demo:
+	$(MINISTACK) demo $(DEMO_ARGS)
+
+demo-core: system-demo $(VENV)/.core
 	$(BIN)/python -m demo
+
+tempest:
+	$(MINISTACK) tempest all
+	$(MINISTACK) tempest report
+
+test-openstack:
+	$(MINISTACK) exec python -m pytest tests/openstack $(PYTEST_ARGS)
 
 test: system-test check
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
@@ -84,5 +99,9 @@ $(BIN)/python: | system-base
 	$(PYTHON) -m venv $(VENV)
 
 clean:
+	for backend in fisk stock; do \
+	    [ ! -d .work/ministack/$$backend ] || \
+	    PYTHONPATH=. .work/ministack/venv/bin/python -m devstack.ministack --backend $$backend down || exit; \
+	done
 	rm -rf $(VENV) .work build dist doc/build *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find bench demo fisk_core proof tests -name __pycache__ -prune -exec rm -rf {} +
+	find bench demo devstack fisk_core fisk_openstack proof tests -name __pycache__ -prune -exec rm -rf {} +

@@ -102,7 +102,7 @@ def _place(part: Path, raw: Path, offset: int) -> None:
 def _make_bootable(raw: Path) -> None:
     code = next((path for path in _MBR_CODE if path.exists()), None)
     if code is None:
-        raise DemoFailed("syslinux is not installed; `make demo` installs what it needs")
+        raise DemoFailed("syslinux is not installed; `make demo-core` installs what it needs")
     _place_code(code, raw)
     call(["syslinux", "--install", "--offset", str(BOOT_START), raw])
 

@@ -18,7 +18,7 @@ def build_initramfs(kernel: Kernel, scratch: Path, init: Path, modules: Sequence
     for directory in ("bin", "dev", "proc", "sys", "tmp", "disk", "modules"):
         (tree / directory).mkdir(parents=True)
     if not BUSYBOX.exists():
-        raise DemoFailed("busybox-static is not installed; `make demo` installs what it needs")
+        raise DemoFailed("busybox-static is not installed; `make demo-core` installs what it needs")
     shutil.copy(BUSYBOX, tree / "bin" / "busybox")
     files = kernel.with_dependencies([*modules])
     for file in files:

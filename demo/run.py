@@ -46,7 +46,7 @@ def call(
             stdin=subprocess.DEVNULL,
         )
     except FileNotFoundError:
-        raise DemoFailed(f"{words[0]} is not installed; `make demo` installs what it needs") from None
+        raise DemoFailed(f"{words[0]} is not installed; `make demo-core` installs what it needs") from None
     except subprocess.TimeoutExpired:
         raise DemoFailed(f"`{' '.join(words)}` did not end within {timeout:.0f} s") from None
     if done.returncode:

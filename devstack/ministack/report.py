@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from devstack.ministack.errors import MinistackError
 from devstack.ministack.place import CHECKOUT, Place
-from devstack.ministack.tempest import LISTS, Tempest
+from devstack.ministack.tempest import Tempest, excluded
 
 PAGE = CHECKOUT / "doc" / "source" / "reference" / "tempest.rst"
 Results = Mapping[str, Sequence[object]]
@@ -65,13 +65,6 @@ def page(results: Results, versions: Mapping[str, str]) -> str:
     parts.append(_titled("Not run", "-"))
     parts += [f"{reason}\n    ``{pattern}``\n\n" for pattern, reason in excluded()]
     return "".join(parts).rstrip() + "\n"
-
-
-def excluded() -> list[tuple[str, str]]:
-    """Give the regular expressions of tests that are never run, and why."""
-    lines = (LISTS / "excluded.txt").read_text().splitlines()
-    pairs = [line.partition(" # ") for line in lines if line and not line.startswith("#")]
-    return [(pattern.strip(), reason.strip()) for pattern, _, reason in pairs]
 
 
 def _table(results: Results) -> list[str]:

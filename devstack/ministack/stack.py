@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole cloud: what is started in which order, and stopped in the other."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -56,6 +57,8 @@ class Stack:
 
     def up(self) -> None:
         """Start what does not run; returns when servers can be made."""
+        if os.geteuid() != 0:
+            raise MinistackError("this takes root: it mounts, and starts a hypervisor")
         self.place.make()
         hypervisor.make_user()
         self._refuse_strangers()
