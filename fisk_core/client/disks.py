@@ -3,7 +3,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -13,7 +13,7 @@ from fisk_core.dataplane.client_tls import Tls
 from fisk_core.dataplane.client_transmission import Pending
 from fisk_core.dataplane.client_uri import Target, parse_uri
 from fisk_core.errors import FiskError, InvalidValue, NotFound, ReadOnly, Unavailable
-from fisk_core.model import Fisk
+from fisk_core.model import Change, Extent, Fisk
 
 if TYPE_CHECKING:
     from fisk_core.client.engine import RemoteEngine
@@ -65,6 +65,11 @@ class RemoteDisk:
         """Give ``length`` bytes from ``offset``; raises InvalidValue past the end."""
         self._check(offset, length)
         return bytes(self.client.read(offset, length))
+
+    def extents(self) -> Iterator[Extent]:
+        """Give what is data and what reads as zeros, ascending and without gaps."""
+        for offset, length, flags in self.client.extents():
+            yield Extent(offset, length, Change.ZERO if flags & protocol.STATE_ZERO else Change.DATA)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write; raises ReadOnly, InvalidValue past the end, NoSpace."""

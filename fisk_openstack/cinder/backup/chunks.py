@@ -8,12 +8,12 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 
 import zstandard
 
-from fisk_core.errors import Corrupt, NotFound
-from fisk_core.files import named
+from fisk_core.errors import Corrupt, NotFound, from_oserror
 
 SIZE = 4 << 20
 """Bytes of a chunk, but for the last one of a volume."""
@@ -85,6 +85,15 @@ class Chunks:
 
     def _path(self, name: str) -> Path:
         return self.directory / name[:2] / name
+
+
+@contextmanager
+def named(doing: str, path: Path) -> Iterator[None]:
+    """Raise the typed error for an OSError, saying what was being done to which file."""
+    try:
+        yield
+    except OSError as problem:
+        raise from_oserror(problem, f"{doing} {path}") from problem
 
 
 def durably(path: Path, data: bytes) -> None:

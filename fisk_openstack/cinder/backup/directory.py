@@ -12,16 +12,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from oslo_log import log
+
 from fisk_core.client import RemoteEngine
-from fisk_core.errors import InUse, NotFound
-from fisk_core.files import named, remove
+from fisk_core.errors import Corrupt, InUse, NotFound, Unsupported
 from fisk_core.model import Change, Extent, Fisk
 from fisk_openstack.cinder.backup.base import Base
-from fisk_openstack.cinder.backup.chunks import SIZE, Chunks, sync
+from fisk_openstack.cinder.backup.chunks import SIZE, Chunks, named, sync
 from fisk_openstack.cinder.backup.manifest import SUFFIX, Manifest, ManifestSource
 from fisk_openstack.cinder.backup.source import FileSource, FiskSource, Source, pieces
 from fisk_openstack.cinder.backup.target import Extents, Order, Own, Target, Watch
 from fisk_openstack.cinder.backup.writer import write
+
+LOG = log.getLogger(__name__)
 
 
 class DirectoryTarget(Target):
@@ -158,7 +161,7 @@ class VolumeDirectory:
             return
         with named("write in", self.path):
             (self.path / "sweep").touch()
-        remove(self.manifest(backup_id))
+            self.manifest(backup_id).unlink(missing_ok=True)
         sync(self.path)
         self.sweep_if_due()
 
@@ -168,9 +171,15 @@ class VolumeDirectory:
             return
         with suppress(InUse), self._locked(fcntl.LOCK_EX):
             with named("list", self.path):
-                kept = [Manifest.load(each) for each in self.path.glob(f"*{SUFFIX}")]
-            self.chunks.sweep(frozenset().union(*(each.needed for each in kept)))
-            remove(self.path / "sweep")
+                # Before the look: whoever deletes a backup after it leaves this again.
+                (self.path / "sweep").unlink(missing_ok=True)
+                manifests = list(self.path.glob(f"*{SUFFIX}"))
+            try:
+                kept = [Manifest.load(each).needed for each in manifests]
+            except (Corrupt, Unsupported) as problem:
+                LOG.error("Chunks that nobody needs stay in %s: %s", self.path, problem)
+                return
+            self.chunks.sweep(frozenset().union(*kept))
             if not kept:
                 self._vanish()
 

@@ -10,9 +10,8 @@ from typing import Self
 import zstandard
 
 from fisk_core.errors import Corrupt, Unsupported
-from fisk_core.files import named
 from fisk_core.model import Change, Extent
-from fisk_openstack.cinder.backup.chunks import SIZE, Chunks, durably, sync
+from fisk_openstack.cinder.backup.chunks import SIZE, Chunks, durably, named, sync
 from fisk_openstack.cinder.backup.source import Source
 
 FORMAT = "fisk-backup"

@@ -6,6 +6,7 @@ another pool the first one is a snapshot that moves there; the next ones are clo
 what has changed written to them, and then frozen.  Either way each is a Fisk that needs no other.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from fisk_core.client import RemoteEngine
@@ -21,6 +22,8 @@ ROLE = "backup"
 METADATA = "openstack.metadata"
 """Attribute of a backup: what Cinder wants to know of the volume at a restore."""
 _PIECE = 4 << 20
+_PART = 64 << 10
+"""Bytes that are compared, and copied, at once."""
 
 
 class PoolTarget(Target):
@@ -78,10 +81,10 @@ class PoolTarget(Target):
                         disk.write_zeroes(extent.offset, extent.length)
                     continue
                 data = source.read(extent.offset, extent.length)
-                if compare and data == disk.read(extent.offset, extent.length):
-                    continue
-                disk.write(extent.offset, data)
-                done += len(data)
+                known = disk.read(extent.offset, extent.length) if compare else None
+                for start, part in _different(data, known):
+                    disk.write(extent.offset + start, part)
+                    done += len(part)
         self.engine.set(made.id, frozen=True)
         return done
 
@@ -123,6 +126,16 @@ class PoolTarget(Target):
         if not backup.frozen or backup.pool != self.pool:
             raise NotFound(f"backup {backup_id} is not in pool '{self.pool}', or was never completed")
         return backup
+
+
+def _different(data: bytes, known: bytes | None) -> Iterator[tuple[int, bytes]]:
+    """Give where ``data`` is other than ``known``, in parts; all of it if nothing is known."""
+    if known is None:
+        yield 0, data
+        return
+    for start in range(0, len(data), _PART):
+        if data[start : start + _PART] != known[start : start + _PART]:
+            yield start, data[start : start + _PART]
 
 
 def _same_place(one: Fisk, other: Fisk) -> bool:

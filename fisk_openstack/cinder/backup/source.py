@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from fisk_core.client import RemoteEngine
-from fisk_core.dataplane import protocol
 from fisk_core.model import Change, Extent, Fisk
 
 
@@ -46,9 +45,7 @@ class FiskSource(Source):
         self._disk = engine.open_disk(fisk.id)
 
     def extents(self) -> Iterator[Extent]:
-        for offset, length, flags in self._disk.client.extents():
-            change = Change.ZERO if flags & protocol.STATE_ZERO else Change.DATA
-            yield Extent(offset, length, change)
+        return self._disk.extents()
 
     def read(self, offset: int, length: int) -> bytes:
         return self._disk.read(offset, length)
