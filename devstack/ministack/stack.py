@@ -78,13 +78,13 @@ class Stack:
     def _prepare(self) -> None:
         """Make databases and tables, once for each version of the packages."""
         stamp = self.place.data / "prepared"
-        if stamp.exists() and stamp.stat().st_mtime > (self.place.venv / "installed").stat().st_mtime:
+        versions = tables.digest()
+        if stamp.exists() and stamp.read_text() == versions:
             return
         started = time.monotonic()
-        self.database.create_databases()
+        tables.prepare(self.place, self.database)
         identity.bootstrap(self.place)
-        tables.create(self.place)
-        stamp.touch()
+        stamp.write_text(versions)
         self.say(f"tables: {time.monotonic() - started:.1f} s")
 
     def _start(self, what: str, services: Sequence[Service]) -> None:

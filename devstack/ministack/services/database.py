@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """MariaDB, with a data directory and a socket of its own."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from devstack.ministack.errors import MinistackError
 from devstack.ministack.place import PORTS
 from devstack.ministack.processes import call
@@ -48,11 +51,31 @@ class MariaDB(Service):
     def execute(self, statements: str) -> str:
         """Run SQL as root and give what it prints."""
         return call(
-            ["mariadb", "--no-defaults", "--batch", "--skip-column-names", "-u", "root", "-h", "127.0.0.1",
-             "-P", str(PORTS["mariadb"])],
-            stdin=statements,
-        )  # fmt: skip
+            ["mariadb", "--no-defaults", "--batch", "--skip-column-names", *self._to_server], stdin=statements
+        )
 
-    def create_databases(self) -> None:
-        """Make the databases of all services."""
+    @property
+    def _to_server(self) -> list[str]:
+        return ["-u", "root", "-h", "127.0.0.1", "-P", str(PORTS["mariadb"])]
+
+    def create_databases(self) -> bool:
+        """Make the databases of all services; gives whether there was none of them."""
+        empty = self.execute("SHOW DATABASES LIKE 'nova_api'") == ""
         self.execute("".join(f"CREATE DATABASE IF NOT EXISTS {name};\n" for name in DATABASES))
+        return empty
+
+    def drop(self, databases: Sequence[str]) -> None:
+        """Remove databases with all that is in them."""
+        self.execute("".join(f"DROP DATABASE IF EXISTS {name};\n" for name in databases))
+
+    def save(self, file: Path, databases: Sequence[str]) -> None:
+        """Write SQL that makes ``databases`` as they are now."""
+        half = file.with_suffix(".new")
+        words = ["mariadb-dump", "--no-defaults", *self._to_server, f"--result-file={half}", "--databases"]
+        call([*words, *databases])
+        half.replace(file)
+
+    def restore(self, file: Path) -> None:
+        """Run the SQL in a file that ``save`` has written."""
+        # Of tables that are made anew nobody needs to know that rows refer to one another.
+        self.execute(f"SET foreign_key_checks=0; SOURCE {file}")
