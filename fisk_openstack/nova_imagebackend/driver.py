@@ -17,7 +17,7 @@ from oslo_log import log as logging  # noqa: E402
 
 registration.register()
 
-from fisk_openstack.nova_imagebackend import daemon, guests, paths, quiet  # noqa: E402
+from fisk_openstack.nova_imagebackend import daemon, guests, paths, quiet, signatures  # noqa: E402
 from fisk_openstack.nova_imagebackend.moving import Moving  # noqa: E402
 from fisk_openstack.nova_imagebackend.volume import LibvirtFiskVolumeDriver  # noqa: E402
 
@@ -165,3 +165,16 @@ class FiskLibvirtDriver(Moving, libvirt_driver.LibvirtDriver):  # type: ignore[m
 
 def _is_ours(device: Any) -> bool:
     return device.root_name == "disk" and paths.is_ours(device.source_path)
+
+
+CALLED = (
+    "_cleanup_remote_migration",
+    "_is_booted_from_volume",
+    "_requires_quiesce",
+    "get_host_ip_addr",
+    "get_info",
+    "quiesce",
+    "unquiesce",
+)
+"""Methods of Nova's driver that are called and not promised."""
+signatures.check(signatures.of(libvirt_driver.LibvirtDriver, FiskLibvirtDriver, CALLED))

@@ -49,12 +49,25 @@ def prepare() -> None:
 
 
 def register() -> None:
-    """Put image backend, volume driver and the reading of disk paths in their places."""
-    from nova.virt.libvirt import driver, imagebackend, utils
+    """Put image backend, volume driver and the reading of disk paths in their places.
 
-    from fisk_openstack.nova_imagebackend import paths
-    from fisk_openstack.nova_imagebackend.backend import FiskBackend
+    Raises UnknownNova.
+    """
+    from nova.virt.libvirt import config, driver, imagebackend, utils
+    from nova.virt.libvirt.volume import volume
 
+    from fisk_openstack.nova_imagebackend import paths, signatures
+    from fisk_openstack.nova_imagebackend.backend import FiskBackend, FiskImage
+    from fisk_openstack.nova_imagebackend.guests import GuestDisk
+    from fisk_openstack.nova_imagebackend.volume import LibvirtFiskVolumeDriver
+
+    signatures.check(
+        {"find_disk": utils.find_disk, "get_disk_type_from_path": utils.get_disk_type_from_path}
+        | signatures.of(imagebackend.Image, FiskImage)
+        | signatures.of(imagebackend.Backend, FiskBackend)
+        | signatures.of(config.LibvirtConfigGuestDisk, GuestDisk)
+        | signatures.of(volume.LibvirtBaseVolumeDriver, LibvirtFiskVolumeDriver)
+    )
     imagebackend.Backend = FiskBackend
     driver.VOLUME_DRIVERS["fisk"] = "fisk_openstack.nova_imagebackend.volume.LibvirtFiskVolumeDriver"
     utils.find_disk = paths.finding(utils.find_disk)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers as tests use them: what their guests say, what they have of Fisk, and that nothing of them is left."""
+"""Servers as tests use them: what their guests say, what they have of Fisk, that nothing of them is left."""
 
 import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,11 @@ class Server:
 
     def console(self) -> str:
         """Give what the guest said since it was last started."""
+        time.sleep(1)  # it is asked again and again, and the guest needs the processors
         return str(self.compute.get_server_console_output(self.own)["output"])
 
     def says(self, pattern: str, count: int = 1) -> str:
-        """Wait until the guest has said something ``count`` times, and give the last; what is damaged fails."""
+        """Wait until the guest said something ``count`` times, and give the last; damage fails."""
 
         def there() -> str | None:
             text = self.console()

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server holds is kept as an image, rescued, made anew, and put on the shelf."""
+
+import pytest
+
+from devstack.ministack import image as tiny
+from fisk_core.client import RemoteEngine
+from fisk_openstack.labels import Kind
+from tests.openstack import cloud as clouds
+from tests.openstack.nova.servers import GIB, PLACE, SECONDS, Boot, Server
+
+
+def image_of(boot: Boot, server: Server) -> str:
+    """Make an image of a server and give its id once it is active."""
+    made = boot.cloud.compute.create_server_image(server.own, clouds.unique("kept"), wait=False)
+    own = made.id
+    boot.later(lambda: boot.cloud.image.delete_image(own))
+    clouds.until(lambda: boot.cloud.image.get_image(own).status == "active", f"image {own}", SECONDS)
+    server.wait(server.state().status)
+    return str(own)
+
+
+def test_a_snapshot_of_a_running_server_is_a_clone_that_boots(boot: Boot, engine: RemoteEngine) -> None:
+    server = boot()
+    server.says(r"^tick 2$")
+    own = image_of(boot, server)
+    server.goes_on()
+    kept = boot.cloud.image.get_image(own)
+    fisk = clouds.fisk_of(engine, Kind.IMAGE, own)
+    assert kept.disk_format == "raw"
+    assert fisk.size == GIB
+    assert kept.locations[0]["url"] == f"fisk://{fisk.pool}/{fisk.id}"
+    assert engine.usage(fisk.id).exclusive <= 8 * clouds.MIB
+    server.remove()
+    other = boot(image_id=own)
+    assert int(other.says(r"^found \d+ ticks").split()[1]) >= 1
+    other.says(r"^boot 2 of")
+
+
+def test_a_snapshot_of_a_stopped_server(boot: Boot, engine: RemoteEngine) -> None:
+    server = boot()
+    server.says(r"^tick 1$")
+    server.act(server.compute.stop_server, "SHUTOFF")
+    own = image_of(boot, server)
+    disk = server.disks()["disk"]
+    same = clouds.digest_of_fisk(engine, disk.id)
+    assert clouds.digest_of_fisk(engine, clouds.fisk_of(engine, Kind.IMAGE, own).id) == same
+    server.act(server.compute.start_server)
+    server.says(r"^boot 2 of")
+
+
+def test_a_snapshot_that_must_be_quiet_fails_without_an_agent(boot: Boot, make: clouds.Maker) -> None:
+    file, _ = tiny.build(PLACE.parent / "images")
+    image = make.image(file, "qcow2")
+    boot.cloud.image.update_image(image, hw_qemu_guest_agent="yes", os_require_quiesce="yes")
+    server = boot(image_id=image.id)
+    server.says(r"^tick 1$")
+    made = boot.cloud.compute.create_server_image(server.own, clouds.unique("kept"), wait=False)
+    clouds.until(lambda: clouds.gone(lambda: boot.cloud.image.get_image(made.id)), "no image", SECONDS)
+    server.goes_on()
+
+
+def test_every_disk_of_a_server_is_a_fisk(boot: Boot) -> None:
+    flavor = boot.flavor(ephemeral=1, swap=64)
+    server = boot(flavor, config_drive=True)
+    found = {name: disk.size for name, disk in server.disks().items()}
+    sizes = {"disk": GIB, "disk.local": GIB, "disk.swap": 64 * clouds.MIB, "disk.config": 64 * clouds.MIB}
+    assert {name.replace("disk.eph0", "disk.local"): size for name, size in found.items()} == sizes
+    server.says(rf"^config-drive \S+ {server.own} {server.state().name}")
+    server.says(r"^boot 1 of")
+    assert server.console().count("of others") >= 2  # the file system, and the swap space
+    assert not list((PLACE / "data" / "nova" / "instances" / server.own).glob("disk*"))
+    for kind, boots in (("HARD", 2), ("SOFT", 3)):
+        server.act(server.compute.reboot_server, reboot_type=kind)
+        server.says(rf"^boot {boots} of")
+        server.says(rf"^config-drive \S+ {server.own}")
+    server.remove()
+    server.leaves_nothing()
+
+
+def test_stopped_paused_suspended_and_started_again(boot: Boot) -> None:
+    server = boot()
+    server.says(r"^tick 1$")
+    server.act(server.compute.pause_server, "PAUSED")
+    server.act(server.compute.unpause_server)
+    server.goes_on()
+    server.act(server.compute.suspend_server, "SUSPENDED")
+    server.act(server.compute.resume_server)
+    server.goes_on()
+    server.act(server.compute.stop_server, "SHUTOFF")
+    server.act(server.compute.start_server)
+    server.says(r"^boot 2 of")
+
+
+@pytest.mark.parametrize("stable", [False, True])
+def test_a_server_is_rescued(boot: Boot, make: clouds.Maker, stable: bool) -> None:
+    server = boot(config_drive=True)
+    server.says(r"^tick 1$")
+    image = image_of(boot, server)
+    if stable:
+        boot.cloud.image.update_image(image, hw_rescue_device="disk", hw_rescue_bus="virtio")
+    server.act(server.compute.rescue_server, "RESCUE", image_ref=image)
+    server.says(r"^boot \d+ of")
+    names = {"disk", "disk.config", "disk.rescue"} | (set() if stable else {"disk.config.rescue"})
+    assert set(server.disks()) - {"disk.config.rescue"} == names - {"disk.config.rescue"}
+    server.act(server.compute.unrescue_server)
+    server.says(r"^boot 2 of")
+    assert set(server.disks()) == {"disk", "disk.config"}
+    assert len(server.attachments()) == 2
+    server.remove()
+    server.leaves_nothing()
+
+
+def test_a_server_is_built_again(boot: Boot) -> None:
+    server = boot()
+    server.says(r"^tick 1$")
+    before = server.disks()["disk"]
+    server.compute.rebuild_server(server.own, image=boot.image.id)
+    server.wait()
+    server.says(r"^boot 1 of")
+    assert server.disks()["disk"].created_at > before.created_at
+
+
+def test_a_server_is_shelved_and_comes_back(boot: Boot, engine: RemoteEngine) -> None:
+    server = boot()
+    server.says(r"^tick 2$")
+    server.compute.shelve_server(server.own)
+    server.wait("SHELVED_OFFLOADED")
+    assert server.disks() == {}
+    assert server.attachments() == []
+    server.act(server.compute.unshelve_server)
+    assert int(server.says(r"^found \d+ ticks").split()[1]) >= 1
+    server.says(r"^boot 2 of")
