@@ -13,12 +13,14 @@ author = "The Fisk authors"
 version = release = __version__
 
 extensions = [
+    "adapter_options",
     "api_operations",
     "cliff.sphinxext",
     "oslo_config.sphinxext",
     "catalog_tables",
     "error_table",
     "struct_layout",
+    "support_matrix",
 ]
 exclude_patterns = ["_ext"]
 nitpicky = True
