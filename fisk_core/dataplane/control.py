@@ -105,10 +105,8 @@ class Control:
         )
 
     def _switch(self, request: dict[str, Any], reply: Reply) -> None:
-        if request.get("paused") and not self._server.is_paused("control"):
-            raise errors.InUse("the pause is over, clients may have written since; nothing was switched")
-        spec = DiskSpec(**request["spec"])
-        self._server.switch(spec, lambda error: reply(outcome(error)))
+        spec, paused = DiskSpec(**request["spec"]), bool(request.get("paused"))
+        self._server.switch(spec, lambda error: reply(outcome(error)), paused=paused)
 
     def _resize(self, request: dict[str, Any], reply: Reply) -> None:
         """Take a larger size; ``drop`` lets clients that only look at it when they connect see it."""

@@ -42,6 +42,8 @@ File systems put what one call writes into folios as large, and a later small wr
 (ext4 walks all its buffers: 4 KiB random writes run at 71 k/s after 1 MiB writes, 220 k/s after these).
 """
 _MANY_CHANGES = 4096  # pages whose copies are worth giving back (8 MiB)
+_FIRST_PAGES = 64
+"""changed pages that the log of a new period has room for when it begins"""
 _ZEROS = memoryview(bytes(1 << 20))
 
 
@@ -87,12 +89,44 @@ class Period:
             if self.journal:
                 self.journal.close(remove=durable)
 
+    def give_up(self) -> None:
+        """Leave a period that was opened and never written."""
+        self.log.abandon()
+        if self.journal:
+            self.journal.close(remove=True)
+        if self.sums is not None:
+            self.sums.close()
+        self.layer.close()
+
     def commit(self, changes: Changes, rested: Iterable[int] = ()) -> None:
         """Make all data written so far durable, then the map changes that speak of it; closes ``rested``."""
         self.layer.flush()
         if self.sums is not None:
             self.sums.flush()
         self.log.append(encode_changes(changes, self.live, self.geometry), rested)
+
+
+@dataclass(frozen=True, slots=True)
+class NextPeriod:
+    """What a period is opened with that follows upon another; on any thread, for it touches no disk."""
+
+    pool: Pool
+    spec: DiskSpec
+    live: int
+    geometry: Geometry
+    size: int
+
+    def open(self) -> Period:
+        """Open it with its journal, and have its log take a first flush; raises what that raises."""
+        period = Period.open(self.pool, self.spec.map_id, self.live, self.geometry, self.size)
+        try:
+            period.begin_journal(self.spec)
+            with contextlib.suppress(errors.NoSpace):  # each change asks again, and is refused then
+                period.log.reserve(_FIRST_PAGES)
+        except BaseException:
+            period.give_up()
+            raise
+        return period
 
 
 @dataclass(slots=True)
@@ -478,26 +512,33 @@ class Disk:
             raise
         self.end_flush(flush, None)
 
+    def next_period(self, spec: DiskSpec) -> "NextPeriod":
+        """Say what the period of ``spec`` is opened with, when it follows upon all that is written now."""
+        spec = replace(spec, epoch=self.spec.epoch)
+        return NextPeriod(self.pool, spec, len(self.map.layers), self.map.geometry, self.size)
+
     def begin_period(self, spec: DiskSpec) -> Flush:
         """Freeze what is live and write to the period of ``spec`` from now on.
 
         The flush it gives seals the old period: run it before any flush of the new one.
         """
-        old, spec = self.writable(), replace(spec, epoch=self.spec.epoch)
-        new = Period.open(self.pool, spec.map_id, len(self.map.layers), self.map.geometry, self.size)
-        # Whatever can fail comes before the changes are taken: the old period goes on with them then.
+        self.writable()
+        following = self.next_period(spec)
+        return self.enter_period(following, following.open())
+
+    def enter_period(self, following: "NextPeriod", new: Period) -> Flush:
+        """Do so with a period that was opened; raises InUse when it does not follow this one any more."""
         try:
-            new.begin_journal(spec)
+            old = self.writable()
+            if following != self.next_period(following.spec):
+                raise errors.InUse(f"Fisk {self.spec.name} became another while its next period was opened")
         except BaseException:
-            new.log.abandon()
-            new.layer.close()
-            if new.sums is not None:
-                new.sums.close()
+            new.give_up()
             raise
         self._add(new)
         seal = self._take(old, last=True)
-        self.map.begin_period(spec.map_id)
-        self.spec = spec
+        self.map.begin_period(new.map_id)
+        self.spec = following.spec
         with contextlib.suppress(errors.FiskError):  # each change asks again, and is refused then
             self.record(1)
         return seal

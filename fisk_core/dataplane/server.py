@@ -23,7 +23,7 @@ from fisk_core.dataplane import classes, unixsocket
 from fisk_core.dataplane.arrivals import Arrivals
 from fisk_core.dataplane.cold import ColdReads, Deferred
 from fisk_core.dataplane.connection import Connection
-from fisk_core.dataplane.disk import Disk, Period
+from fisk_core.dataplane.disk import Disk, NextPeriod, Period
 from fisk_core.dataplane.flusher import Flusher
 from fisk_core.dataplane.listener import Listener, listen_tcp
 from fisk_core.dataplane.loop import Loop
@@ -338,24 +338,59 @@ class Server:
             conn.watch()
             self.resume(conn)
 
-    def switch(self, spec: DiskSpec, done: Callable[[Exception | None], None]) -> None:
-        """Serve the period or map of ``spec`` from the next request on.
+    def switch(
+        self, spec: DiskSpec, done: Callable[[Exception | None], None], *, paused: bool = False
+    ) -> None:
+        """Serve the period or map of ``spec`` from one request on.
 
-        ``done`` is called when what was written until now is durable.  Switching to what is served already
-        only makes that durable.  Raises what opening the new map raises; the old one goes on then.
+        ``done`` is called when what was written until then is durable, or nothing was changed; switching to
+        what is served already only makes that durable.  ``paused``: only if no client can have written in
+        between.  Raises InUse, and what opening the new map raises.
         """
+        self._require(paused)
         if self.disk.fenced:
             self.disk.writable()
         if spec.map_id == self.disk.spec.map_id:
             self.flusher.flush(done)
         elif self._continues(spec):
-            old, disk = self.disk.period, self.disk
-            flush = disk.begin_period(spec)
-            assert old is not None
-            self.transmission.disk_changed()
-            self.flusher.seal(disk, flush, partial(_sealed, old, done))
+            # Files are made on a thread: on a busy medium that takes longer than clients should wait.
+            following = self.disk.next_period(spec)
+            enter = partial(self._enter, following, done, paused)
+            self.loop.submit("switch", 1, following.open, enter)
         else:
             self._replace(spec, done)
+
+    def _require(self, paused: bool) -> None:
+        if paused and not self.is_paused("control"):
+            raise errors.InUse("the pause is over, clients may have written since; nothing was switched")
+
+    def _enter(
+        self,
+        following: NextPeriod,
+        done: Callable[[Exception | None], None],
+        paused: bool,
+        new: Period | None,
+        error: Exception | None,
+    ) -> None:
+        """Go on in a period that was opened."""
+        if new is None:
+            done(error)
+            return
+        try:
+            self._require(paused)
+        except errors.FiskError as exc:
+            new.give_up()
+            done(exc)
+            return
+        old, disk = self.disk.period, self.disk
+        try:
+            flush = disk.enter_period(following, new)
+        except errors.FiskError as exc:
+            done(exc)
+            return
+        assert old is not None
+        self.transmission.disk_changed()
+        self.flusher.seal(disk, flush, partial(_sealed, old, done))
 
     def _continues(self, spec: DiskSpec) -> bool:
         """Say whether ``spec`` is a new period on top of what is served, all of it."""

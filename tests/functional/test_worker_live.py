@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +17,11 @@ from fisk_core.blockmap import LogHeader, consolidate, create_log
 from fisk_core.dataplane import control
 from fisk_core.dataplane import protocol as p
 from fisk_core.dataplane.disk import Disk
-from fisk_core.errors import Corrupt, FiskError, InvalidValue, NotFound
+from fisk_core.errors import Corrupt, FiskError, InUse, InvalidValue, NotFound
 from fisk_core.pools.base import Kind
 from tests.disks import TINY, USUAL, frozen, make_disk, make_pool, make_spec, new_id
-from tests.servers import Served
+from tests.servers import Raw, Served, patched_worker
+from tests.supervisors import until
 
 SIZE = 8 << 20
 BLOCKS = 64
@@ -304,6 +306,61 @@ def test_barrier_and_status(served):
         1,
     )
     assert status["uri"] == served.uri
+
+
+_SLOW_TO_OPEN = """
+import os, time
+from fisk_core.dataplane.disk import NextPeriod
+usual = NextPeriod.open
+def slowly(self):
+    open({gate!r} + ".reached", "x").close()
+    while not os.path.exists({gate!r}):
+        time.sleep(0.01)
+    return usual(self)
+NextPeriod.open = slowly
+"""
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "pause over", "grown"])
+def test_clients_are_answered_while_the_files_of_the_next_period_are_made(pool, tmp_path, meanwhile):
+    """And what was written until the very moment of the switch is in the snapshot, nothing else."""
+    spec, gate, where = make_spec(pool, SIZE, USUAL), tmp_path / "gate", tmp_path / "ctl"
+    after, refused = next_period(pool, spec), []
+
+    def tell():
+        try:
+            control.call(str(where), {"op": "switch", "spec": asdict(after), "paused": meanwhile != "grown"})
+        except FiskError as exc:
+            refused.append(exc)
+
+    with (
+        patched_worker(spec, tmp_path / "nbd", _SLOW_TO_OPEN.format(gate=str(gate)), where),
+        Raw(str(tmp_path / "nbd")) as raw,
+    ):
+        if meanwhile != "grown":
+            control.call(str(where), {"op": "pause"})
+        teller = threading.Thread(target=tell)
+        teller.start()
+        until(Path(f"{gate}.reached").exists)
+        if meanwhile == "pause over":
+            control.call(str(where), {"op": "resume"})
+        elif meanwhile == "grown":
+            assert raw.write(0, b"1" * BLOCK) == 0
+            control.call(str(where), {"op": "resize", "size": 2 * SIZE})
+        gate.touch()
+        teller.join()
+        if meanwhile == "nothing":
+            control.call(str(where), {"op": "resume"})
+        assert raw.write(BLOCK, b"2" * BLOCK) == 0
+        assert raw.call(p.CMD_FLUSH).error == 0
+    if meanwhile == "nothing":
+        assert refused == []
+        assert content(pool, spec)[: 2 * BLOCK] == bytes(2 * BLOCK)
+        assert content(pool, after)[BLOCK : 2 * BLOCK] == b"2" * BLOCK
+    else:
+        assert [type(each) for each in refused] == [InUse]
+        assert content(pool, replace(spec, size=2 * SIZE))[BLOCK : 2 * BLOCK] == b"2" * BLOCK
+        assert not list(tmp_path.glob("*.new"))
 
 
 def test_a_read_that_was_answered_does_not_change_on_its_way(pool, served):
