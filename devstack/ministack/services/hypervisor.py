@@ -42,7 +42,8 @@ class Libvirt(Service):
             mounts.append(f"mount --bind '{base / name}' {path}")
         config = self.place.etc / "libvirt"
         (base / "etc" / "qemu.conf").write_bytes((config / "qemu.conf").read_bytes())
-        start = f"exec libvirtd --config '{config / 'libvirtd.conf'}'"
+        pid_file = self.place.run / "libvirtd.pid"  # the usual one may be another libvirtd's
+        start = f"exec libvirtd --config '{config / 'libvirtd.conf'}' --pid-file '{pid_file}'"
         script = " && ".join([*mounts, "mkdir -p /run/libvirt", start])
         self.daemons.start(self.name, ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script])
 
