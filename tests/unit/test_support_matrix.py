@@ -2,6 +2,9 @@
 """The support matrix of the manual says what is in the tree."""
 
 import ast
+import errno
+import os
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -55,3 +58,19 @@ def test_every_option_of_the_adapters_is_in_the_manual() -> None:
     for module in adapter_options.modules():
         assert adapter_options.options(module)
         assert f".. adapter-options:: {module.relative_to(ROOT)}\n" in page
+
+
+OF_OTHERS = ("No module named", "Store fisk could not be configured")
+"""What messages begin with that are not of this tree as a whole."""
+
+
+def test_messages_the_manual_explains_are_in_the_tree() -> None:
+    page = (ROOT / "doc/source/admin/troubleshooting.rst").read_text()
+    quoted = {each for line in page.splitlines() for each in re.findall(r"^(?:\S.*)?``([^`]* [^`]*)``", line)}
+    messages = {each for each in quoted if not each.startswith((*OF_OTHERS, "GET "))}
+    assert len(messages) > 5
+    packages = [ROOT / "fisk_core", ROOT / "fisk_openstack"]
+    text = "".join(path.read_text() for package in packages for path in package.rglob("*.py"))
+    pieces = {piece.strip() for each in messages for piece in re.split("[…'():]", each)}
+    said_by_the_system = {os.strerror(each) for each in (errno.ENOENT, errno.EACCES)}
+    assert {each for each in pieces - said_by_the_system if each not in text} == set()
