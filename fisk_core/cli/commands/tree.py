@@ -2,7 +2,7 @@
 """``fisk tree``."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fisk_core.cli.base import FiskLister
@@ -38,18 +38,22 @@ class Tree(FiskLister):
     def produce_output(self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any) -> int:
         if parsed_args.formatter != self.formatter_default or parsed_args.columns:
             return super().produce_output(parsed_args, column_names, data)
-        boxes = _BOXES if _can_draw(self.app.stdout.encoding) else _PLAIN
-        for line in table(list(branches(self.roots, boxes))):
+        for line in table(list(branches(self.roots, boxes_for(self.app.stdout.encoding)))):
             self.app.stdout.write(f"{line}\n")
         return 0
 
 
-def _can_draw(encoding: str | None) -> bool:
+def boxes_for(encoding: str | None) -> Sequence[str]:
+    """Give what branches are drawn with where text is written in this encoding."""
     try:
         "".join(_BOXES).encode(encoding or "ascii")
     except UnicodeEncodeError:
-        return False
-    return True
+        return _PLAIN
+    return _BOXES
+
+
+def _words(fisk: "Fisk") -> tuple[str, ...]:
+    return fisk.name, fisk.role, fisk.state.value, format_size(fisk.size)
 
 
 def walk(roots: "Sequence[TreeNode]") -> "Iterator[tuple[int, Fisk]]":
@@ -61,8 +65,12 @@ def walk(roots: "Sequence[TreeNode]") -> "Iterator[tuple[int, Fisk]]":
         todo += [(depth + 1, child) for child in reversed(node.children)]
 
 
-def branches(roots: "Sequence[TreeNode]", boxes: Sequence[str] = _BOXES) -> Iterator[tuple[str, ...]]:
-    """Give (name with its branches, role, state, size) for every node, depth first.
+def branches(
+    roots: "Sequence[TreeNode]",
+    boxes: Sequence[str] = _BOXES,
+    words: "Callable[[Fisk], tuple[str, ...]]" = _words,
+) -> Iterator[tuple[str, ...]]:
+    """Give the words for every node, the first with its branches, depth first.
 
     Works without recursion: a lineage may be thousands deep.
     """
@@ -70,8 +78,8 @@ def branches(roots: "Sequence[TreeNode]", boxes: Sequence[str] = _BOXES) -> Iter
     todo = [(node, "", "") for node in reversed(roots)]
     while todo:
         node, own, below = todo.pop()
-        fisk = node.fisk
-        yield own + fisk.name, fisk.role, fisk.state.value, format_size(fisk.size)
+        name, *more = words(node.fisk)
+        yield (own + name, *more)
         children = node.children
         for number, child in enumerate(reversed(children)):
             is_last = number == 0

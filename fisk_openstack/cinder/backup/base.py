@@ -14,7 +14,7 @@ from fisk_core.client import RemoteEngine
 from fisk_core.errors import NotFound
 from fisk_core.model import Extent, Fisk
 from fisk_openstack.cinder.backup.target import Order
-from fisk_openstack.labels import Kind, fisk_id, fisk_name, labels, search
+from fisk_openstack.labels import PROJECT, Kind, fisk_id, fisk_name, labels, search
 
 ROLE = "backup-base"
 VOLUME = "openstack.base.volume"
@@ -36,7 +36,8 @@ class Base:
             source.id,
             fisk_name(Kind.BASE, order.own.backup),
             role=ROLE,
-            attributes=labels(Kind.BASE, order.own.backup) | {VOLUME: order.own.volume},
+            attributes=labels(Kind.BASE, order.own.backup, project=order.labels.get(PROJECT))
+            | {VOLUME: order.own.volume},
             id=fisk_id(Kind.BASE, order.own.backup),
         )
         try:
