@@ -8,8 +8,6 @@ from cinder import exception
 from fisk_openstack.cinder.errors import cinder_errors
 from fisk_openstack.cinder.images import Images
 
-PROTOCOL = "fisk"
-
 
 class Attaching(Images):
     """Exports and connections.  A volume needs no export: any daemon that has its pool can attach it."""
@@ -28,12 +26,14 @@ class Attaching(Images):
         if "host" not in connector:
             raise exception.InvalidConnectorException(missing="host")
 
-    def initialize_connection(self, volume: Any, connector: dict[str, Any]) -> dict[str, Any]:
+    def initialize_connection(self, volume: Any, connector: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Say which Fisk the volume is."""
         with cinder_errors(volume.id):
             return self._connection(self._volume(volume).id, volume.id, read_only=False)
 
-    def initialize_connection_snapshot(self, snapshot: Any, connector: dict[str, Any]) -> dict[str, Any]:
+    def initialize_connection_snapshot(
+        self, snapshot: Any, connector: dict[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
         """Say which Fisk the snapshot is."""
         with cinder_errors(snapshot.volume_id):
             return self._connection(self._snapshot(snapshot).id, snapshot.id, read_only=True)
@@ -45,7 +45,7 @@ class Attaching(Images):
             "discard": True,
             "access_mode": "ro" if read_only else "rw",
         }
-        return {"driver_volume_type": PROTOCOL, "data": data}
+        return {"driver_volume_type": self.protocol, "data": data}
 
     def terminate_connection(self, volume: Any, connector: Any, **kwargs: Any) -> None:
         """Nothing is left to do: the host has detached it."""

@@ -24,6 +24,8 @@ class Base(driver.BaseVD):  # type: ignore[misc]  # Cinder carries no types
     """The daemon, and the Fisks of volumes and snapshots."""
 
     engine: RemoteEngine
+    protocol = "fisk"
+    """how hosts are told to connect: the name of their connector"""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,50 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
 """The volume driver: ``volume_driver = fisk_openstack.cinder.driver.FiskDriver``."""
 
-from typing import Any
+from typing import Any, NoReturn
 
-from cinder import interface
+from cinder import exception, interface
+from cinder.volume import driver
 
 from fisk_core import __version__
-from fisk_openstack.cinder.attaching import PROTOCOL, Attaching
-from fisk_openstack.cinder.base import GIB
-from fisk_openstack.cinder.errors import cinder_errors
+from fisk_openstack.cinder.encryption import Encryption
 from fisk_openstack.cinder.groups import Groups
+from fisk_openstack.cinder.iscsi import Targets
 from fisk_openstack.cinder.managing import Managing
-from fisk_openstack.cinder.migrating import Migrating, location_of
+from fisk_openstack.cinder.migrating import Migrating
+from fisk_openstack.cinder.stats import Stats
 
 
 @interface.volumedriver  # type: ignore[untyped-decorator]
-class FiskDriver(Attaching, Groups, Managing, Migrating):
-    """Volumes as Fisks of one pool."""
+class FiskDriver(
+    Encryption,
+    Targets,
+    Groups,
+    Managing,
+    Migrating,
+    Stats,
+    driver.CloneableImageVD,
+    driver.MigrateVD,
+    driver.ManageableVD,
+):
+    """Volumes as Fisks of one pool.
+
+    Nothing is kept in this process, and the daemon orders what several ask of it at once: any number of
+    volume services may serve one pool as a cluster.
+    """
 
     VERSION = __version__
+    CI_WIKI_NAME = "Fisk_CI"
     SUPPORTS_ACTIVE_ACTIVE = True
 
-    def _update_volume_stats(self) -> None:
-        """Say what the pool holds."""
-        with cinder_errors():
-            pool = self.engine.pool(self.pool)
-        name = self.configuration.safe_get("volume_backend_name") or "fisk"
-        self._stats: dict[str, Any] = {
-            "volume_backend_name": name,
-            "vendor_name": "Fisk",
-            "driver_version": self.VERSION,
-            "storage_protocol": PROTOCOL,
-            "location_info": location_of(pool),
-            "total_capacity_gb": round(pool.total / GIB, 2),
-            "free_capacity_gb": round(pool.free / GIB, 2),
-            "reserved_percentage": self.configuration.safe_get("reserved_percentage"),
-            "max_over_subscription_ratio": self.configuration.safe_get("max_over_subscription_ratio"),
-            "thin_provisioning_support": True,
-            "thick_provisioning_support": False,
-            "multiattach": True,
-            "consistent_group_snapshot_enabled": True,
-            "online_extend_support": True,
-            "QoS_support": True,
-            "sparse_copy_volume": True,
-            "clone_across_pools": False,
-            "replication_enabled": False,
-            "filter_function": self.get_filter_function(),
-            "goodness_function": self.get_goodness_function(),
-        }
+    def failover_host(
+        self, context: Any, volumes: Any, secondary_id: str | None = None, groups: Any = None
+    ) -> NoReturn:
+        """Refuse: there is no other site to go to."""
+        raise exception.InvalidReplicationTarget(reason="Fisk does not replicate volumes")
+
+    def failover(
+        self, context: Any, volumes: Any, secondary_id: str | None = None, groups: Any = None
+    ) -> NoReturn:
+        """Refuse, as one of a cluster."""
+        self.failover_host(context, volumes, secondary_id, groups)
+
+    def failover_completed(self, context: Any, active_backend_id: str | None = None) -> None:
+        """There is nothing to do: no other of the cluster has failed over."""

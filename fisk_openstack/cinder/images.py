@@ -29,7 +29,12 @@ class Images(Volumes):
     def clone_image(
         self, context: Any, volume: Any, image_location: Any, image_meta: dict[str, Any], image_service: Any
     ) -> tuple[dict[str, Any], bool]:
-        """Make a volume from an image of any format that Fisk has; gives (update, whether that was so)."""
+        """Make a volume from an image of any format that Fisk has; gives (update, whether that was so).
+
+        A volume that is to be encrypted is none: its blocks are others than the image's.
+        """
+        if volume.encryption_key_id:
+            return {}, False
         with cinder_errors(volume.id):
             image = search(self.engine, Kind.IMAGE, image_meta["id"], pool=self.pool)
             if image is None:
@@ -37,6 +42,20 @@ class Images(Volumes):
             _require_room(image, volume)
             self._clone(image.id, volume)
         return {}, True
+
+    def copy_image_to_volume(
+        self, context: Any, volume: Any, image_service: Any, image_id: str, disable_sparse: bool = False
+    ) -> None:
+        """Give a volume the content of an image; nothing is copied if it is one of our pool."""
+        with cinder_errors(volume.id):
+            image = search(self.engine, Kind.IMAGE, image_id, pool=self.pool)
+            fisk = self._volume(volume)
+            if image is not None and image.pool == fisk.pool:
+                _require_room(image, volume)
+                self.engine.revert(fisk.id, image.id)
+                self.engine.resize(fisk.id, volume.size * GIB)
+                return
+        super().copy_image_to_volume(context, volume, image_service, image_id, disable_sparse)
 
     def copy_volume_to_image(
         self, context: Any, volume: Any, image_service: Any, image_meta: dict[str, Any]

@@ -8,6 +8,7 @@ Keys of limits are Cinder's own for the front end (``total_iops_sec``, ``read_by
 from collections.abc import Mapping
 from typing import Any
 
+from cinder import exception
 from cinder.volume import qos_specs
 
 _KEYS = {
@@ -49,18 +50,31 @@ def limits_of(volume_type: Any, size: int) -> dict[str, str]:
 
 
 def scaled(specs: Mapping[str, str], size: int) -> dict[str, str]:
-    """Give our attributes for Cinder's keys; ``size`` in GiB, for limits that grow with it."""
+    """Give our attributes for Cinder's keys; ``size`` in GiB, for limits that grow with it.
+
+    Means what Cinder itself makes of them for the front end: ``_max`` is the burst of a fixed rate, and the
+    most that one which grows (``_per_gb``, from ``_per_gb_min`` up) comes to.  Raises InvalidInput.
+    """
     found: dict[str, str] = {}
     for key, attribute in _KEYS.items():
-        rate = int(specs.get(key, 0))
-        grown = int(specs.get(f"{key}_per_gb", 0)) * size
-        rate = max(rate, grown, int(specs.get(f"{key}_per_gb_min", 0)) if grown else 0)
+        most = _number(specs, f"{key}_max")
+        if f"{key}_per_gb" in specs:
+            grown = max(_number(specs, f"{key}_per_gb") * size, _number(specs, f"{key}_per_gb_min"))
+            rate, burst = min(grown, most or grown), 0
+        else:
+            rate, burst = _number(specs, key), most
         if rate:
             found[attribute] = str(rate)
-            burst = int(specs.get(f"{key}_max", 0))
             if burst:
                 found[f"{attribute}_burst"] = str(burst)
     return found
+
+
+def _number(specs: Mapping[str, str], key: str) -> int:
+    try:
+        return int(specs.get(key, 0))
+    except ValueError:
+        raise exception.InvalidInput(reason=f"{key} = {specs[key]} is not a number") from None
 
 
 def _context() -> Any:
