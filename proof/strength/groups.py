@@ -26,13 +26,17 @@ class Group:
 GROUPS = (
     Group(
         "map",
-        tuple(f"blockmap/{name}" for name in ("__init__", "blob", "diff", "pagemap", "source", "stored")),
+        tuple(
+            f"blockmap/{name}"
+            for name in ("__init__", "blob", "diff", "ends", "listed", "pagemap", "source", "stored", "sums")
+        ),
         tuple(
             f"unit/test_{name}"
             for name in (
                 "blob",
                 "blob_bytes",
                 "diff",
+                "listed",
                 "pagemap",
                 "pagemap_stored",
                 "stored_period",
@@ -50,8 +54,11 @@ GROUPS = (
     ),
     Group(
         "layer",
-        ("pools/file_device", "pools/_files", "dataplane/layers"),
-        tuple(f"unit/test_{name}" for name in ("pool_files", "file_device", "layers", "verified_reads")),
+        ("pools/file_device", "pools/_files", "dataplane/layers", "dataplane/verify", "dataplane/windows"),
+        tuple(
+            f"unit/test_{name}"
+            for name in ("pool_files", "file_device", "layers", "verified_reads", "windows")
+        ),
     ),
     Group(
         "collector",
