@@ -5,6 +5,7 @@ from typing import Any
 
 from fisk_core.model import Fisk, Role
 from fisk_openstack.cinder.base import GIB, Base, snapshot_labels, volume_labels
+from fisk_openstack.cinder.bases import Base as Kept
 from fisk_openstack.cinder.errors import cinder_errors
 from fisk_openstack.cinder.qos import wishes_of
 from fisk_openstack.labels import Kind, fisk_id, fisk_name
@@ -28,6 +29,7 @@ class Volumes(Base):
         """Delete a volume, whatever was made from it."""
         with cinder_errors(volume.id):
             self._remove(Kind.VOLUME, volume.name_id)
+            Kept.forget(self.engine, volume.id)
 
     def extend_volume(self, volume: Any, new_size: int) -> None:
         """Make a volume ``new_size`` GiB large, also while it is attached."""

@@ -17,12 +17,12 @@ from oslo_log import log
 from fisk_core.client import RemoteEngine
 from fisk_core.errors import Corrupt, InUse, NotFound, Unsupported
 from fisk_core.model import Change, Extent, Fisk
-from fisk_openstack.cinder.backup.base import Base
 from fisk_openstack.cinder.backup.chunks import SIZE, Chunks, named, sync
 from fisk_openstack.cinder.backup.manifest import SUFFIX, Manifest, ManifestSource
 from fisk_openstack.cinder.backup.source import FileSource, FiskSource, Source, pieces
 from fisk_openstack.cinder.backup.target import Extents, Order, Own, Target, Watch
 from fisk_openstack.cinder.backup.writer import write
+from fisk_openstack.cinder.bases import Base
 
 LOG = log.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from fisk_core.errors import FiskError, NotFound
 from fisk_core.model import Fisk
 from fisk_openstack import connection
 from fisk_openstack.brick.registration import register
-from fisk_openstack.cinder.backup.base import Base
 from fisk_openstack.cinder.backup.directory import DirectoryTarget
 from fisk_openstack.cinder.backup.options import CONF, OPTIONS
 from fisk_openstack.cinder.backup.pool import PoolTarget
 from fisk_openstack.cinder.backup.target import Order, Own, Target, Watch
+from fisk_openstack.cinder.bases import Base
 from fisk_openstack.labels import Kind, labels
 
 LOG = log.getLogger(__name__)

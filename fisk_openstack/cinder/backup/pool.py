@@ -12,10 +12,10 @@ from typing import Any
 from fisk_core.client import RemoteEngine
 from fisk_core.errors import NotFound
 from fisk_core.model import Change, Fisk
-from fisk_openstack.cinder.backup.base import Base
 from fisk_openstack.cinder.backup.source import FileSource, FiskSource, Source, pieces
 from fisk_openstack.cinder.backup.target import Extents, Order, Own, Target, Watch
 from fisk_openstack.cinder.backup.writer import write
+from fisk_openstack.cinder.bases import Base
 from fisk_openstack.labels import Kind, find, fisk_id, fisk_name, search
 
 ROLE = "backup"

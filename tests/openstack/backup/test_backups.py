@@ -65,7 +65,9 @@ def test_what_is_behind_a_backup_in_a_larger_volume_is_zeros(
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_any_backup_can_be_deleted(make: Maker, backups: Backups, container: str | None) -> None:
+def test_any_backup_can_be_deleted(
+    make: Maker, backups: Backups, engine: RemoteEngine, container: str | None
+) -> None:
     volume = make.volume()
     taken, digests = [], []
     for turn in range(3):
@@ -76,6 +78,7 @@ def test_any_backup_can_be_deleted(make: Maker, backups: Backups, container: str
         taken.append(made)
         digests.append(backups.digest(volume))
     make.remove_volume(volume.id)
+    assert all(search(engine, Kind.BASE, each.id) is None for each in taken)
     backups.delete(taken[0])
     assert backups.digest(backups.restore(taken[1])) == digests[1]
     backups.delete(taken[1])

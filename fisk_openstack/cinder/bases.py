@@ -8,13 +8,15 @@ made.  There is one of each volume; without it, backups are compared block by bl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from fisk_core.client import RemoteEngine
 from fisk_core.errors import NotFound
 from fisk_core.model import Extent, Fisk
-from fisk_openstack.cinder.backup.target import Order
 from fisk_openstack.labels import PROJECT, Kind, fisk_id, fisk_name, labels, search
+
+if TYPE_CHECKING:
+    from fisk_openstack.cinder.backup.target import Order
 
 ROLE = "backup-base"
 VOLUME = "openstack.base.volume"
@@ -30,7 +32,7 @@ class Base:
 
     @classmethod
     @contextmanager
-    def taken(cls, engine: RemoteEngine, order: Order, source: Fisk) -> Iterator[Self]:
+    def taken(cls, engine: RemoteEngine, order: "Order", source: Fisk) -> Iterator[Self]:
         """Freeze what a Fisk holds now.  If the block fails it goes, else the ones before go."""
         fisk = engine.snapshot(
             source.id,
