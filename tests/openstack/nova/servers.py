@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers as tests use them: what their guests say, what they have of Fisk, that nothing of them is left."""
 
+import json
 import os
 import re
 import signal
@@ -157,7 +158,7 @@ def killed(pid: int) -> None:
 
 def compute_service() -> int:
     """Give the process of nova-compute."""
-    return int((PLACE / "run" / "nova-compute.pid").read_text().split()[0])
+    return int(json.loads((PLACE / "run" / "nova-compute.json").read_text())["pid"])
 
 
 def compute_again() -> None:
