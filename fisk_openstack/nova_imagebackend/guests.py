@@ -38,6 +38,15 @@ def access(*, device: bool = False) -> Access:
     return Access.BLOCK if device else Access(wanted)
 
 
+def access_to_volume(*, encrypted: bool) -> Access:
+    """Say how guests reach volumes here.
+
+    These may grow while they are used, which QEMU notices of a device only: over NBD it learns the size when
+    it connects.  So they are devices, unless it is said otherwise; and always for encryptors of the host.
+    """
+    return access(device=encrypted or CONF[GROUP].fisk_guest_access == "auto")
+
+
 class GuestDisk(vconfig.LibvirtConfigGuestDisk):  # type: ignore[misc]  # Nova carries no types
     """A disk over the network that is connected to again."""
 

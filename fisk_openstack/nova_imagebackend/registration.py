@@ -18,7 +18,7 @@ OPTIONS = [
         "fisk_guest_access",
         default="auto",
         choices=[
-            ("auto", "nbd where libvirt makes guests reconnect (9.2 or later), else block"),
+            ("auto", "block for volumes; for disks nbd if libvirt makes guests reconnect (9.2), else block"),
             ("nbd", "QEMU connects to the daemon's address for NBD over TCP"),
             ("block", "a block device of the host, which waits when a worker is restarted"),
         ],

@@ -31,7 +31,7 @@ class LibvirtFiskVolumeDriver(base.LibvirtBaseVolumeDriver):  # type: ignore[mis
     def connect_volume(self, connection_info: Any, instance: Any) -> None:
         """Attach the Fisk here; a device of it is in ``device_path`` then, for encryptors and for libvirt."""
         data = connection_info["data"]
-        access = guests.access(device=bool(data.get("encrypted")))
+        access = guests.access_to_volume(encrypted=bool(data.get("encrypted")))
         found = daemon.attach(
             data["fisk_id"],
             instance.uuid,
@@ -62,5 +62,10 @@ class LibvirtFiskVolumeDriver(base.LibvirtBaseVolumeDriver):  # type: ignore[mis
         paths.unlink(paths.volume_path(instance.uuid, data["volume_id"]))
 
     def extend_volume(self, connection_info: Any, instance: Any, requested_size: int) -> int:
-        """Say how large it is now: a device follows its Fisk by itself."""
+        """Say how large it is now: a device follows its Fisk by itself.
+
+        Raises NotImplementedError for a guest that speaks NBD; see ``guests.access_to_volume``.
+        """
+        if "device_path" not in connection_info["data"]:
+            raise NotImplementedError
         return int(daemon.engine().get(connection_info["data"]["fisk_id"]).size)
