@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The volume driver: ``volume_driver = fisk_openstack.cinder.driver.FiskDriver``."""
 
-from typing import Any, NoReturn
-
-from cinder import exception, interface
+from cinder import interface
 from cinder.volume import driver
 
 from fisk_core import __version__
@@ -30,24 +28,9 @@ class FiskDriver(
     """Volumes as Fisks of one pool.
 
     Nothing is kept in this process, and the daemon orders what several ask of it at once: any number of
-    volume services may serve one pool as a cluster.
+    volume services may serve one pool as a cluster.  Volumes are not replicated.
     """
 
     VERSION = __version__
     CI_WIKI_NAME = "Fisk_CI"
     SUPPORTS_ACTIVE_ACTIVE = True
-
-    def failover_host(
-        self, context: Any, volumes: Any, secondary_id: str | None = None, groups: Any = None
-    ) -> NoReturn:
-        """Refuse: there is no other site to go to."""
-        raise exception.InvalidReplicationTarget(reason="Fisk does not replicate volumes")
-
-    def failover(
-        self, context: Any, volumes: Any, secondary_id: str | None = None, groups: Any = None
-    ) -> NoReturn:
-        """Refuse, as one of a cluster."""
-        self.failover_host(context, volumes, secondary_id, groups)
-
-    def failover_completed(self, context: Any, active_backend_id: str | None = None) -> None:
-        """There is nothing to do: no other of the cluster has failed over."""

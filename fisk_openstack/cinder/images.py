@@ -19,9 +19,6 @@ from fisk_openstack.cinder.volumes import Volumes
 from fisk_openstack.glance_store.location import uri_of
 from fisk_openstack.labels import Kind, fisk_id, fisk_name, labels, search
 
-UPLOAD = "openstack.upload"
-"""Attribute of a snapshot that is there only while an image is uploaded: the id of that image."""
-
 
 class Images(Volumes):
     """Volumes from images and images from volumes."""
@@ -96,10 +93,13 @@ class Images(Volumes):
             volume_utils.upload_volume(context, image_service, image_meta, path, volume, volume_format=wanted)
 
     @contextmanager
-    def _shown(self, volume: Any, purpose: str) -> Iterator[Fisk]:
-        """Give a snapshot of a volume that lasts as long as the block."""
-        name = f"upload-{purpose}"
-        shown = self.engine.snapshot(self._volume(volume).id, name, attributes={UPLOAD: purpose})
+    def _shown(self, volume: Any, image_id: str) -> Iterator[Fisk]:
+        """Give a snapshot of a volume that lasts as long as the block: what the image is going to hold."""
+        shown = self.engine.snapshot(
+            self._volume(volume).id,
+            f"upload-{image_id}",
+            attributes=labels(Kind.IMAGE, image_id, project=volume.project_id),
+        )
         try:
             yield shown
         finally:

@@ -52,7 +52,7 @@ class Migrating(Volumes):
             return None
 
     def update_migrated_volume(
-        self, ctxt: Any, volume: Any, new_volume: Any, original_volume_status: str
+        self, context: Any, volume: Any, new_volume: Any, original_volume_status: str
     ) -> dict[str, str | None]:
         """Note that what was copied into ``new_volume`` is ``volume`` from now on.
 
