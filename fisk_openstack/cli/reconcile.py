@@ -2,7 +2,6 @@
 """``fisk openstack reconcile``."""
 
 import argparse
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +9,7 @@ from fisk_core.cli.arguments import duration
 from fisk_core.cli.base import FiskLister
 from fisk_core.errors import Corrupt
 from fisk_openstack.cli.base import CloudCommand
-from fisk_openstack.reconcile import Finding, compare, repair, survey
+from fisk_openstack.reconcile import compare, repair, survey
 from fisk_openstack.reconcile.repair import require_right_cloud
 
 _HEADINGS = ("What", "Kind", "OpenStack ID", "Reason", "Repair", "Repaired", "Target")
@@ -54,7 +53,7 @@ class Reconcile(CloudCommand, FiskLister):
         cloud = self.required_cloud()
         with self.daemon() as engine:
             seen = survey(engine, cloud, grace)
-            found = [each for each in compare(seen, cloud) if _is_wanted(each, parsed_args.ids)]
+            found = compare(seen, cloud, parsed_args.ids)
             if parsed_args.repair and found:
                 require_right_cloud(seen, cloud, only_region=parsed_args.only_region)
                 found = list(repair(engine, found))
@@ -69,7 +68,3 @@ class Reconcile(CloudCommand, FiskLister):
             for each in found
         ]
         return _HEADINGS, rows
-
-
-def _is_wanted(finding: Finding, ids: Sequence[str]) -> bool:
-    return not ids or finding.own.partition("/")[0] in ids

@@ -6,7 +6,7 @@ and all that was longer ago than the time of grace.
 """
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from fisk_core.model import Attachment, Fisk
 from fisk_core.services.importer import IMAGE
@@ -38,8 +38,11 @@ _WHOLE = {
 _RUNNING = {"ACTIVE", "SHUTOFF", "PAUSED", "SUSPENDED", "RESCUE"}
 
 
-def compare(seen: Survey, cloud: Cloud) -> list[Finding]:
-    """Give everything that does not agree; asks again, one by one, for what seems to be gone."""
+def compare(seen: Survey, cloud: Cloud, ids: Collection[str] = ()) -> list[Finding]:
+    """Give everything that does not agree, or, of that, what resources with these ids have to do with.
+
+    Asks again, one by one, for what seems to be gone.
+    """
     rules: list[Callable[[Survey, Cloud], Iterator[Finding]]] = [
         orphans,
         untold_images,
@@ -49,7 +52,8 @@ def compare(seen: Survey, cloud: Cloud) -> list[Finding]:
         missing,
         stuck,
     ]
-    return [each for rule in rules for each in rule(seen, cloud)]
+    found = [each for rule in rules for each in rule(seen, cloud)]
+    return [each for each in found if not ids or each.own.partition("/")[0] in ids]
 
 
 def orphans(seen: Survey, cloud: Cloud) -> Iterator[Finding]:
