@@ -4,6 +4,7 @@
 import json
 import re
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from demo.run import DemoFailed, Processes, expect, wait_for
@@ -17,9 +18,20 @@ _EMULATOR = (
 
 
 class Guest:
-    """One running machine whose only disk is ``drive``, a file name or NBD URI that QEMU understands."""
+    """One running machine whose only disk is ``drive``, a file name or NBD URI that QEMU understands.
 
-    def __init__(self, processes: Processes, drive: str, scratch: Path, *, drive_format: str = "raw") -> None:
+    ``more`` are words for QEMU, for machines with more than that.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        drive: str,
+        scratch: Path,
+        *,
+        drive_format: str = "raw",
+        more: Sequence[str] = (),
+    ) -> None:
         self._processes = processes
         self._console = scratch / "console.log"
         self._qmp = scratch / "qmp.sock"
@@ -32,6 +44,7 @@ class Guest:
                 *("-serial", f"file:{self._console}"),
                 *("-qmp", f"unix:{self._qmp},server=on,wait=off"),
                 *("-drive", f"file={drive},format={drive_format},if=virtio"),
+                *more,
             ],
             log=self._log,
         )
