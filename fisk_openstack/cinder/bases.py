@@ -24,7 +24,7 @@ VOLUME = "openstack.base.volume"
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class Kept:
     """A frozen Fisk that is, from now on, the last state of a volume that was backed up."""
 
     engine: RemoteEngine

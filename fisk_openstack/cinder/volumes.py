@@ -5,7 +5,7 @@ from typing import Any
 
 from fisk_core.model import Fisk, Role
 from fisk_openstack.cinder.base import GIB, Base, snapshot_labels, volume_labels
-from fisk_openstack.cinder.bases import Base as Kept
+from fisk_openstack.cinder.bases import Kept
 from fisk_openstack.cinder.errors import cinder_errors
 from fisk_openstack.cinder.qos import wishes_of
 from fisk_openstack.labels import Kind, fisk_id, fisk_name

@@ -22,7 +22,7 @@ from fisk_openstack.cinder.backup.manifest import SUFFIX, Manifest, ManifestSour
 from fisk_openstack.cinder.backup.source import FileSource, FiskSource, Source, pieces
 from fisk_openstack.cinder.backup.target import Extents, Order, Own, Target, Watch
 from fisk_openstack.cinder.backup.writer import write
-from fisk_openstack.cinder.bases import Base
+from fisk_openstack.cinder.bases import Kept
 
 LOG = log.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class DirectoryTarget(Target):
         if not isinstance(source, Fisk):
             with FileSource(source) as file:
                 return self._write(order, file, None)
-        with Base.taken(self.engine, order, source) as base, FiskSource(self.engine, base.fisk) as now:
+        with Kept.taken(self.engine, order, source) as base, FiskSource(self.engine, base.fisk) as now:
             return self._write(order, now, base.changes(order.parent_id))
 
     def _write(self, order: Order, source: Source, changes: Extents | None) -> int:

@@ -21,7 +21,7 @@ from fisk_openstack.cinder.backup.directory import DirectoryTarget
 from fisk_openstack.cinder.backup.options import CONF, OPTIONS
 from fisk_openstack.cinder.backup.pool import PoolTarget
 from fisk_openstack.cinder.backup.target import Order, Own, Target, Watch
-from fisk_openstack.cinder.bases import Base
+from fisk_openstack.cinder.bases import Kept
 from fisk_openstack.labels import Kind, labels
 
 LOG = log.getLogger(__name__)
@@ -99,7 +99,7 @@ class FiskBackupDriver(BackupDriver):  # type: ignore[misc]  # Cinder carries no
         """Delete a backup, whatever was made after it."""
         with _errors():
             self._target(backup.container).delete(_own(backup))
-            Base.drop(self.engine, backup.id)
+            Kept.drop(self.engine, backup.id)
 
     def import_record(self, backup: Any, driver_info: dict[str, Any]) -> None:
         """Raise InvalidBackup unless the backup of a record is there."""

@@ -15,7 +15,7 @@ from fisk_core.model import Change, Fisk
 from fisk_openstack.cinder.backup.source import FileSource, FiskSource, Source, pieces
 from fisk_openstack.cinder.backup.target import Extents, Order, Own, Target, Watch
 from fisk_openstack.cinder.backup.writer import write
-from fisk_openstack.cinder.bases import Base
+from fisk_openstack.cinder.bases import Kept
 from fisk_openstack.labels import Kind, find, fisk_id, fisk_name, search
 
 ROLE = "backup"
@@ -53,7 +53,7 @@ class PoolTarget(Target):
     def _elsewhere(self, order: Order, source: Fisk) -> int:
         """Copy a Fisk of another pool, or what of it differs from the backup before."""
         parent = self._parent(order)
-        with Base.taken(self.engine, order, source) as base:
+        with Kept.taken(self.engine, order, source) as base:
             if parent is None:
                 made = self._snapshot(order, base.fisk)
                 self.engine.move(made.id, self.pool, progress=lambda done, total: order.watch())
