@@ -19,12 +19,13 @@ from fisk_openstack.cinder.errors import cinder_errors
 from fisk_openstack.labels import Kind
 
 ISCSI = "iscsi"
+OURS = "fisk"
 OPTIONS = [
     cfg.StrOpt(
         "fisk_target_protocol",
-        default=Attaching.protocol,
+        default=OURS,
         choices=[
-            (Attaching.protocol, "hosts attach volumes through a daemon of their own"),
+            (OURS, "hosts attach volumes through a daemon of their own"),
             (ISCSI, "the daemon beside the volume service makes targets for hosts without one"),
         ],
         help="How hosts get at volumes. Targets listen on target_ip_address and target_port.",

@@ -40,6 +40,14 @@ function pip_install {
     echo "pip install $*" >>"$SITE/pip.log"
 }
 
+function install_package {
+    echo "install $*" >>"$SITE/packages.log"
+}
+
+function stop_service {
+    echo "stop $*" >>"$SITE/packages.log"
+}
+
 function begin {
     printf '[DEFAULT]\ndebug = True\n' | tee "$GLANCE_API_CONF" "$NOVA_CONF" "$TEMPEST_CONFIG" >/dev/null
     iniset "$NOVA_CONF" DEFAULT compute_driver libvirt.LibvirtDriver

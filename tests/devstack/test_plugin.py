@@ -153,6 +153,14 @@ def test_each_part_can_be_left_out(home: Path, part: str) -> None:
         site.drive("clean")
 
 
+def test_hosts_get_volumes_by_iscsi_where_nova_does_without(home: Path) -> None:
+    site = Site(home, ENABLE_FISK_NOVA="False")
+    site.drive("begin", "stack:install", "stack:test-config")
+    assert site.options("cinder/cinder.conf")["fisk"]["fisk_target_protocol"] == "iscsi"
+    assert site.options("tempest/tempest.conf")["volume"]["storage_protocol"] == "iscsi"
+    assert (home / "packages.log").read_text() == "install tgt\nstop tgt\n"
+
+
 class TestAPersonsSettings:
     def test_the_whole_plugin_can_be_left_out(self, home: Path) -> None:
         site = Site(home, DISABLED_SERVICES="fisk")

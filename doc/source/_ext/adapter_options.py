@@ -19,13 +19,19 @@ _WIDTHS = (28, 16, 56)
 
 
 def options(path: Path) -> list[cfg.Opt]:
-    """Give the options a module defines itself; raises ValueError when there is no list of them."""
+    """Give the options a module defines itself; raises ValueError when there is no list of them.
+
+    What the list is made of are literals, and names that the module gives to literals.
+    """
+    known: dict[str, Any] = {"cfg": cfg}
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:
         match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=value)):
+                known[name] = value
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.List() as value) if name == NAME:
                 own = ast.List([each for each in value.elts if not isinstance(each, ast.Starred)], ast.Load())
                 code = compile(ast.fix_missing_locations(ast.Expression(own)), str(path), "eval")
-                return list(eval(code, {"cfg": cfg}))
+                return list(eval(code, known))
     raise ValueError(f"{path} has no list {NAME}")
 
 
