@@ -14,6 +14,8 @@ import pytest
 from fisk_core.client import RemoteEngine
 from tests.devstack.sites import HERE, STACK, Site
 
+# Shell programs start hundreds of small ones: on a busy machine that takes a while.
+pytestmark = pytest.mark.timeout(600)
 FILES = (
     "glance/glance-api.conf",
     "nova/nova.conf",
