@@ -37,7 +37,7 @@ class Commands:
         """Run ``openstack WORDS`` and give what it shows; raises Refused."""
         self.say(f"  $ openstack {' '.join(words)}")
         output, complaints = io.StringIO(), io.StringIO()
-        shows = words[1] in ("create", "show") or words[:2] == ("server", "image")
+        shows = "create" in words[:3]
         with redirect_stdout(output), redirect_stderr(complaints):
             status = OpenStackShell().run([*words, *(("-f", "json") if shows else ())])
         if status:

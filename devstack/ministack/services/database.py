@@ -77,5 +77,4 @@ class MariaDB(Service):
 
     def restore(self, file: Path) -> None:
         """Run the SQL in a file that ``save`` has written."""
-        # Of tables that are made anew nobody needs to know that rows refer to one another.
-        self.execute(f"SET foreign_key_checks=0; SOURCE {file}")
+        self.execute(f"SOURCE {file}\n")
