@@ -31,7 +31,7 @@ class Resource:
 
     ``host`` is where Cinder or Nova has it; ``parent`` is the volume of a snapshot or backup, the image of a
     server; ``stores`` are those that have an image, None where Glance does not say; ``place`` is a backup's
-    container.
+    container; ``task`` is what Nova is doing with a server.
     """
 
     id: str
@@ -44,6 +44,7 @@ class Resource:
     stores: tuple[str, ...] | None = None
     attached: bool = False
     place: str = ""
+    task: str = ""
 
 
 Resources = Mapping[str, Resource]
@@ -156,6 +157,7 @@ class Cloud:
                     project=each.project_id or "",
                     host=each.compute_host or "",
                     parent=(each.image or {}).get("id") or "",
+                    task=each.task_state or "",
                 ),
             )
 

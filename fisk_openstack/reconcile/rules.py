@@ -36,6 +36,8 @@ _WHOLE = {
 }
 """statuses in which its Fisk must be there"""
 _RUNNING = {"ACTIVE", "SHUTOFF", "PAUSED", "SUSPENDED", "RESCUE"}
+_SETTLED = _RUNNING | {"SHELVED", "SHELVED_OFFLOADED"}
+"""statuses of servers that are neither being resized nor waiting to be confirmed"""
 
 
 def compare(seen: Survey, cloud: Cloud, ids: Collection[str] = ()) -> list[Finding]:
@@ -46,6 +48,7 @@ def compare(seen: Survey, cloud: Cloud, ids: Collection[str] = ()) -> list[Findi
     rules: list[Callable[[Survey, Cloud], Iterator[Finding]]] = [
         orphans,
         untold_images,
+        leftovers,
         twins,
         builds,
         attachments,
@@ -81,6 +84,21 @@ def untold_images(seen: Survey, cloud: Cloud) -> Iterator[Finding]:
         yield Finding(
             findings.UNFINISHED, kind.word, own, reason, Fix.DELETE if is_over else Fix.NONE, fisk.id
         )
+
+
+def leftovers(seen: Survey, cloud: Cloud) -> Iterator[Finding]:
+    """What servers had only for a rescue, or to come back from a resize, which are over."""
+    for fisk in seen.fisks:
+        kind, own = _label(fisk)
+        server = seen.resources[Kind.DISK].get(_resource_id(kind, own)) if kind is Kind.DISK else None
+        if server is None or server.task or server.status not in _SETTLED:
+            continue
+        is_passing = "@" in own or (own.endswith(".rescue") and server.status != "RESCUE")
+        if not is_passing or not seen.settled(server.changed_at) or not seen.settled(fisk.created_at):
+            continue
+        fix = Fix.DELETE if seen.owned(fisk) else Fix.NONE
+        reason = f"the server is {server.status}, and has no use for it any more"
+        yield Finding(findings.LEFTOVER, kind.word, own, reason, fix, fisk.id)
 
 
 def twins(seen: Survey, cloud: Cloud) -> Iterator[Finding]:

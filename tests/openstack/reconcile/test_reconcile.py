@@ -19,9 +19,9 @@ from fisk_core.model import Fisk
 from fisk_openstack.cloud import Cloud
 from fisk_openstack.labels import SERVER, Kind, fisk_id, fisk_name, labels, search
 from fisk_openstack.reconcile import Fix, survey
-from fisk_openstack.reconcile.findings import ATTACHMENT, MISSING, ORPHAN, TWIN
+from fisk_openstack.reconcile.findings import ATTACHMENT, LEFTOVER, MISSING, ORPHAN, TWIN
 from fisk_openstack.reconcile.repair import require_right_cloud
-from tests.openstack.cloud import MIB, Maker, fisk_of
+from tests.openstack.cloud import MIB, Maker, fisk_of, unique, until
 from tests.openstack.conftest import Later
 from tests.openstack.reconcile.conftest import Reconcile
 from tests.openstack.reconcile.programs import run
@@ -122,6 +122,26 @@ def test_twin_without_its_image(
     make.cloud.image.delete_image(image.id)
     found = reconcile(image.id, mend=True)
     assert [(each.what, each.kind, each.repaired) for each in found] == [(ORPHAN, "original", True)]
+
+
+@pytest.mark.timeout(600)
+def test_what_a_server_had_for_a_rescue_or_resize_that_is_over(
+    cloud: Connection, engine: RemoteEngine, later: Later, make: Maker, raw_image: Path, reconcile: Reconcile
+) -> None:
+    flavor = next(each for each in cloud.compute.flavors() if each.name == "m1.tiny")
+    image = make.image(raw_image)
+    server = cloud.compute.create_server(
+        name=unique("server"), image_id=image.id, flavor_id=flavor.id, networks="none"
+    )
+    later(lambda: cloud.compute.delete_server(server.id, force=True))
+    until(lambda: cloud.compute.get_server(server.id).status == "ACTIVE", "the server up", 180)
+    assert reconcile(server.id) == []
+    for name in ("disk@nova-resize", "disk.rescue"):
+        orphan(cloud, engine, later, Kind.DISK, f"{server.id}/{name}")
+    found = reconcile(server.id, mend=True)
+    assert [(each.what, each.repaired) for each in found] == [(LEFTOVER, True), (LEFTOVER, True)]
+    disks = [each.attributes[Kind.DISK] for each in engine.list(attributes={SERVER: server.id})]
+    assert disks == [f"{server.id}/disk"]
 
 
 def test_volume_and_snapshot_without_their_fisks(
