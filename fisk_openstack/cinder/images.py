@@ -10,11 +10,13 @@ from typing import Any
 
 from cinder import exception
 from cinder.image import image_utils
-from cinder.volume import volume_utils
+from cinder.volume import configuration, volume_utils
 
 from fisk_core.model import Fisk, Role
+from fisk_openstack.cinder import hashing
 from fisk_openstack.cinder.base import GIB
 from fisk_openstack.cinder.errors import cinder_errors
+from fisk_openstack.cinder.hashing import hash_of
 from fisk_openstack.cinder.volumes import Volumes
 from fisk_openstack.glance_store.location import uri_of
 from fisk_openstack.labels import Kind, fisk_id, fisk_name, labels, search
@@ -23,6 +25,15 @@ from fisk_openstack.labels import Kind, fisk_id, fisk_name, labels, search
 class Images(Volumes):
     """Volumes from images and images from volumes."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.configuration.append_config_values(hashing.OPTIONS)
+
+    @staticmethod
+    def get_driver_options() -> list[Any]:
+        """Give the options for configuration references."""
+        return [*Volumes.get_driver_options(), *hashing.OPTIONS]
+
     def clone_image(
         self, context: Any, volume: Any, image_location: Any, image_meta: dict[str, Any], image_service: Any
     ) -> tuple[dict[str, Any], bool]:
@@ -30,7 +41,7 @@ class Images(Volumes):
 
         A volume that is to be encrypted is none: its blocks are others than the image's.
         """
-        if volume.encryption_key_id:
+        if volume.encryption_key_id or not _is_blocks(image_meta):
             return {}, False
         with cinder_errors(volume.id):
             image = search(self.engine, Kind.IMAGE, image_meta["id"], pool=self.pool)
@@ -47,7 +58,8 @@ class Images(Volumes):
         with cinder_errors(volume.id):
             image = search(self.engine, Kind.IMAGE, image_id, pool=self.pool)
             fisk = self._volume(volume)
-            if image is not None and image.pool == fisk.pool:
+            is_ours = image is not None and image.pool == fisk.pool
+            if image is not None and is_ours and _is_blocks(image_service.show(context, image_id)):
                 _require_room(image, volume)
                 self.engine.revert(fisk.id, image.id)
                 self.engine.resize(fisk.id, volume.size * GIB)
@@ -67,11 +79,21 @@ class Images(Volumes):
         with cinder_errors(volume.id):
             made = self._image_of(volume, image_meta)
         try:
-            image_service.add_location(context, image_meta["id"], uri_of(made.pool, made.id), {})
+            image_service.add_location(
+                context, image_meta["id"], uri_of(made.pool, made.id), self._hashes(volume, made)
+            )
         except Exception:  # whatever Glance refuses it with, nobody knows of the Fisk then
             with cinder_errors(volume.id):
                 self.engine.delete(made.id)
             raise
+
+    def _hashes(self, volume: Any, made: Fisk) -> dict[str, str]:
+        """Give what we tell Glance of the content of an image."""
+        algorithm = self.configuration.fisk_image_hash
+        if not algorithm:
+            return {}
+        with cinder_errors(volume.id):
+            return {"os_hash_algo": algorithm, "os_hash_value": hash_of(self.engine, made, algorithm)}
 
     def _image_of(self, volume: Any, image_meta: dict[str, Any]) -> Fisk:
         own = image_meta["id"]
@@ -106,7 +128,15 @@ class Images(Volumes):
             self.engine.delete(shown.id)
 
 
+def _is_blocks(image_meta: dict[str, Any]) -> bool:
+    """Whether the Fisk of an image holds its blocks: what nobody can look into is kept as it was sent."""
+    return image_meta.get("container_format") != "compressed" and image_meta.get("disk_format") != "ploop"
+
+
 def _require_room(image: Fisk, volume: Any) -> None:
     if image.size > volume.size * GIB:
         reason = f"its {image.size} bytes do not fit into {volume.size} GiB"
         raise exception.ImageUnacceptable(image_id=image.id, reason=reason)
+
+
+configuration.CONF.register_opts(hashing.OPTIONS, group=configuration.SHARED_CONF_GROUP)
