@@ -17,7 +17,7 @@ SERVICES = {
 
 
 def bootstrap(place: Place) -> None:
-    """Make the keys, the tables and the first user of Keystone."""
+    """Make the keys and the first user of Keystone."""
     folder = place.etc / "keystone"
     manage = [place.venv / "bin" / "keystone-manage", "--config-dir", folder]
     log = place.log / "keystone-manage.out"
@@ -25,7 +25,6 @@ def bootstrap(place: Place) -> None:
     for key in ("fernet", "credential"):
         (folder / key).mkdir(mode=0o700, exist_ok=True)
         call([*manage, f"{key}_setup", *owner], log=log)
-    call([*manage, "db_sync"], log=log)
     address = place.url("keystone", "/v3")
     where = [
         word for kind in ("public", "internal", "admin") for word in (f"--bootstrap-{kind}-url", address)

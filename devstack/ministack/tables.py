@@ -10,15 +10,13 @@ from pathlib import Path
 from devstack.ministack.errors import MinistackError
 from devstack.ministack.place import PORTS, Place
 from devstack.ministack.processes import call
-from devstack.ministack.services.database import MariaDB
+from devstack.ministack.services.database import DATABASES, MariaDB
 
 SERVICES = ("cinder", "glance", "keystone", "neutron", "nova", "openstack-placement")
-DATABASES = ("glance", "placement", "cinder", "neutron", "nova_api", "nova", "nova_cell0")
-"""what is saved; Keystone's holds pass words and keys of one place"""
 
 
 def prepare(place: Place, database: MariaDB) -> None:
-    """Make or bring up to date the tables of all services but Keystone.
+    """Make or bring up to date the tables of all services.
 
     Those of empty databases are restored from what was saved when the same versions of the services made them
     first: migrations of many years take half a minute.
@@ -34,7 +32,8 @@ def prepare(place: Place, database: MariaDB) -> None:
             raise
         return
     with ThreadPoolExecutor(3) as pool:  # they spend half their time waiting for the database
-        for done in [pool.submit(step, place) for step in (_nova, _neutron, _cinder, _glance, _placement)]:
+        steps = (_nova, _neutron, _cinder, _keystone, _glance, _placement)
+        for done in [pool.submit(step, place) for step in steps]:
             done.result()
     if empty:
         for old in saved.parent.glob("tables-*.sql"):
@@ -57,6 +56,10 @@ def _nova(place: Place) -> None:
     manage("db", "sync")
     if "ministack" not in manage("cell_v2", "list_cells"):
         manage("cell_v2", "create_cell", "--name", "ministack")
+
+
+def _keystone(place: Place) -> None:
+    _tool(place, "keystone-manage", "keystone/keystone.conf")("db_sync")
 
 
 def _neutron(place: Place) -> None:

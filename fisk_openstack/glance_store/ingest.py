@@ -6,20 +6,35 @@ Both are made here and at once, so that the first clone is as quick as any other
 before all of it is there.
 """
 
+import io
+
 from fisk_core.errors import AlreadyExists, NotFound
 from fisk_core.model import Fisk
 from fisk_core.protocol import Verbs
 from fisk_core.services import formats
-from fisk_core.services.importer import ORIGINAL, import_image
+from fisk_core.services.importer import BYTES, ORIGINAL, import_image
 from fisk_openstack.glance_store.hashing import HashedStream
 from fisk_openstack.labels import READERS, Kind, fisk_id, fisk_name, labels
+
+_SECTOR = 512
 
 
 def ingest(engine: Verbs, stream: HashedStream, image_id: str, pool: str, project: str | None) -> Fisk:
     """Make the Fisk of an image in a pool; raises AlreadyExists and what ``import_image`` raises."""
     own, name = _place(engine, image_id, pool)
     # What is encrypted is data like any other to us; every other format is found out.
-    is_encrypted = formats.detect(stream.head(formats.HEAD)) == "luks"
+    head = stream.head(formats.HEAD)
+    if not head:  # Nova's image of a server on volumes says which snapshots there are, and has no data
+        return import_image(
+            engine,
+            io.BytesIO(bytes(_SECTOR)),
+            name,
+            format=formats.RAW,
+            pool=pool,
+            attributes={**labels(Kind.IMAGE, image_id, project=project), BYTES: "0"},
+            id=own,
+        )
+    is_encrypted = formats.detect(head) == "luks"
     return import_image(
         engine,
         stream,
