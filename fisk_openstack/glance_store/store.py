@@ -14,7 +14,16 @@ from typing import Any
 from glance_store import capabilities, driver, exceptions
 from oslo_utils import units
 
-from fisk_core.errors import AlreadyExists, FiskError, ImageRefused, InvalidValue, NoSpace, NotFound
+from fisk_core.errors import (
+    AlreadyExists,
+    FiskError,
+    ImageRefused,
+    InvalidValue,
+    NoSpace,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
 from fisk_core.model import Fisk
 from fisk_core.services.importer import BYTES, ORIGINAL
 from fisk_openstack import connection
@@ -101,6 +110,8 @@ class Store(driver.Store):  # type: ignore[misc]  # glance_store carries no type
         return self._bytes(fisk, offset, end), end - offset
 
     def _bytes(self, fisk: Fisk, offset: int, end: int) -> Iterator[bytes]:
+        if offset == end:
+            return
         with _errors(), self.engine.open_disk(fisk.id) as disk:
             while offset < end:
                 part = disk.read(offset, min(CHUNK, end - offset))
@@ -163,5 +174,7 @@ def _errors() -> Iterator[None]:
         raise exceptions.StorageFull(message=str(problem)) from problem
     except (ImageRefused, InvalidValue) as problem:
         raise exceptions.Invalid(message=str(problem)) from problem
+    except (Overloaded, Unavailable) as problem:
+        raise exceptions.RemoteServiceUnavailable(message=str(problem)) from problem
     except FiskError as problem:
-        raise exceptions.BackendException(message=str(problem)) from problem
+        raise exceptions.BackendException(str(problem)) from problem

@@ -66,6 +66,15 @@ def test_length_that_nobody_announced_and_no_whole_sector(api: Api, engine: Remo
     assert engine.usage(fisk.id).referenced < MIB  # zeros are not kept
 
 
+def test_image_without_data(api: Api, engine: RemoteEngine, new: str) -> None:
+    """Nova makes such of servers on volumes: all they say is which snapshots there are."""
+    api.upload(new, b"").raise_for_status()
+    told = api.show(new)
+    assert (told["status"], told["size"], told["checksum"]) == ("active", 0, hashlib.md5(b"").hexdigest())
+    api.call("DELETE", f"/images/{new}").raise_for_status()
+    assert search(engine, Kind.IMAGE, new) is None
+
+
 @pytest.mark.parametrize(
     ("wanted", "start", "end"),
     [

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ways an image comes in: staged, fetched, copied between stores, converted, by its location alone."""
 
+import gzip
 import hashlib
 from pathlib import Path
 
@@ -113,3 +114,16 @@ def test_volume_becomes_an_image_by_its_location_alone(make: Maker, engine: Remo
     assert api.bytes_of(image.id, "bytes=12345-82344") == b"content" * 10000
     digest = digest_of_fisk(engine, fisk.id, "sha512")
     until(lambda: api.show(image.id)["os_hash_value"] == digest, "the hash of the image")
+
+
+def test_what_was_compressed_is_no_disk(
+    api: Api, make: Maker, engine: RemoteEngine, later: Later, raw_image: Path
+) -> None:
+    """Its Fisk has the bytes that were sent; a volume of it is made by whoever can unpack it."""
+    packed = gzip.compress(raw_image.read_bytes(), 1)
+    image = api.create("raw", container_format="compressed")
+    later(lambda: api.call("DELETE", f"/images/{image}"))
+    api.upload(image, packed).raise_for_status()
+    assert api.bytes_of(image) == packed
+    fisk = fisk_of(engine, Kind.VOLUME, make.volume(image_id=image).id)
+    assert digest_of_fisk(engine, fisk.id, size=raw_image.stat().st_size) == digest_of_file(raw_image)
