@@ -103,7 +103,7 @@ class Layers:
         No map names them any more, so no block of ours is in them; their space comes back only now.
         """
         for alias in [] if self.pinned else list(self._devices):
-            if alias != len(self.fds) - 1 and os.fstat(self.fds[alias]).st_nlink == 0:
+            if alias != len(self.fds) - 1 and _is_removed(self.fds[alias]):
                 self._let_go(self.fds[alias])
                 self.fds[alias] = UNOPENED
                 self._devices.pop(alias).close()
@@ -119,6 +119,13 @@ class Layers:
             device.close()
         self._devices.clear()
         self.fds[:] = [UNOPENED] * len(self.fds)
+
+
+def _is_removed(fd: int) -> bool:
+    try:
+        return os.fstat(fd).st_nlink == 0
+    except OSError:
+        return False  # whoever reads it will be told
 
 
 def direct(device: Device) -> int:

@@ -383,6 +383,7 @@ class Transmission:
             wanted = -(-(offset + length) // _PAGE) - offset // _PAGE
             if _linux.cached_pages(fd, offset, length) < wanted:
                 return False
+            size = os.fstat(fd).st_size
         except OSError:
             # A kernel without cachestat(2): one cannot know, so never risk to wait.
             self._knows_cached = False
@@ -391,14 +392,14 @@ class Transmission:
         if self.disk.read_only:
             request.conn.send_file(head, FileSpan(fd, offset, length))
             return True
-        return self._send_mapped(request.conn, head, plan[0])
+        return self._send_mapped(request.conn, head, plan[0], size)
 
-    def _send_mapped(self, conn: Connection, head: bytes, extent: tuple[int, int, int]) -> bool:
-        """Have the kernel copy from the page cache what the socket takes now, and keep the rest."""
+    def _send_mapped(self, conn: Connection, head: bytes, extent: tuple[int, int, int], size: int) -> bool:
+        """Have the kernel copy from a cached file of ``size`` bytes what the socket takes; keep the rest."""
         fd, offset, length = extent
         if conn.outbox:
             return False
-        view = self.disk.layers.windows.slice(fd, offset, length, os.fstat(fd).st_size)
+        view = self.disk.layers.windows.slice(fd, offset, length, size)
         if view is None:
             return False
         with view:

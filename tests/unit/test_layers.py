@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The open layers of a disk: right bytes by each alias, never more descriptors than allowed, none left."""
 
+import errno
 import os
 import resource
 
@@ -204,4 +205,20 @@ def test_layers_that_are_gone_are_let_go(pool, ids):
     assert opened(layers) == [1, 40]
     with pytest.raises(NotFound):
         layers.open(2)
+    layers.close()
+
+
+def test_a_layer_of_which_cannot_be_told_whether_it_is_gone_is_kept(pool, ids, monkeypatch):
+    def refuse(fd):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    layers = Layers(pool, ids)
+    layers.open(1), layers.open(40)
+    pool.delete_device(Kind.LAYER, ids[1])
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", refuse)
+        layers.release()
+    assert opened(layers) == [1, 40]
+    layers.release()
+    assert opened(layers) == [40]
     layers.close()

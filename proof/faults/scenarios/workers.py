@@ -15,7 +15,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NamedTuple
 
-from fisk_core.dataplane import control, fence, worker
+from fisk_core.dataplane import control, fence, server, worker
 from fisk_core.dataplane import protocol as nbd
 from fisk_core.dataplane.server import ServeOptions
 from fisk_core.dataplane.spec import DiskSpec, FenceOptions
@@ -100,7 +100,7 @@ def _be_worker(sink: Connection, injector: Injector, spec: DiskSpec, options: Se
     """Serve, in the child, with whatever is to fail; and end."""
     error, problems = "", []
     try:
-        fence.INTERVAL = 0.01
+        fence.INTERVAL, server._RELEASE_SECONDS = 0.01, 0.05
         interrupts.supervise(injector.answer)
         injector.slow = True
         injector.install()
