@@ -6,9 +6,11 @@ from typing import Any
 
 from oslo_config import cfg
 
-from fisk_core.client import RemoteEngine
+from fisk_core.client import Patience, RemoteEngine
 from fisk_core.errors import InvalidValue
 
+_PATIENCE = Patience(connect=30.0)
+"""What a service was asked for waits for a daemon that is being restarted or upgraded, and does not fail."""
 OPTIONS = [
     cfg.StrOpt(
         "fisk_url",
@@ -25,7 +27,8 @@ def connect(settings: Any) -> RemoteEngine:
 
     Connects when it is first used.  Raises InvalidValue.
     """
-    return RemoteEngine.open(settings.fisk_url, _token(settings.fisk_token_file), cacert=settings.fisk_cacert)
+    token = _token(settings.fisk_token_file)
+    return RemoteEngine.open(settings.fisk_url, token, cacert=settings.fisk_cacert, patience=_PATIENCE)
 
 
 def _token(path: str | None) -> str | None:
