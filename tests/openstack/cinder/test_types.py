@@ -9,7 +9,7 @@ from openstack.connection import Connection
 
 from fisk_core.client import RemoteEngine
 from fisk_openstack.labels import Kind
-from tests.openstack.cloud import GIB, Maker, digest_of_file, digest_of_fisk, fisk_of
+from tests.openstack.cloud import GIB, Maker, digest_of_file, digest_of_fisk, fisk_of, unique
 
 CONNECTOR = {"host": "elsewhere", "initiator": "iqn.2026-01.test:1", "ip": "127.0.0.1", "os_type": "linux"}
 
@@ -135,3 +135,17 @@ def test_capabilities(cloud: Connection) -> None:
     assert found.vendor_name == "Fisk"
     assert found.storage_protocol == "fisk"
     assert found.properties["fisk:class"]["enum"] == ["latency", "throughput", "background", "scratch"]
+
+
+def test_backup_while_attached(make: Maker, engine: RemoteEngine, cloud: Connection) -> None:
+    volume = make.volume(volume_type=make.type().id)
+    told(make, volume)
+    fisk = fisk_of(engine, Kind.VOLUME, volume.id)
+    with engine.open_disk(fisk.id, writable=True) as disk:
+        disk.write(0, b"written by a guest")
+    make.settled(volume, "in-use")
+    backup = cloud.block_storage.create_backup(volume_id=volume.id, name=unique("backup"), force=True)
+    make.later(lambda: cloud.block_storage.delete_backup(backup.id))
+    make.settled(backup)
+    assert make.settled(volume, "in-use")
+    assert [each.name for each in engine.list(role="snapshot") if each.parent_id == fisk.id] == []
