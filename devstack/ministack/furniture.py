@@ -35,6 +35,9 @@ def arrange(stack: Stack) -> None:
         if name not in have:
             sizes = dict(zip(("ram", "vcpus", "disk", "ephemeral", "swap"), shape, strict=True))
             cloud.compute.create_flavor(id=str(number), name=name, **sizes)
+    project = cloud.current_project_id
+    cloud.compute.update_quota_set(project, **dict.fromkeys(("instances", "cores", "ram"), -1))
+    cloud.block_storage.update_quota_set(project, **dict.fromkeys(("volumes", "snapshots", "gigabytes"), -1))
     kind = stack.backend.volume_type
     shared = {"volume_backend_name": kind, "multiattach": "<is> True"}
     for name, specs in ((kind, {"volume_backend_name": kind}), ("multiattach", shared)):
