@@ -31,7 +31,7 @@ class Kind(StrEnum):
     SNAPSHOT = "openstack.snapshot"
     BACKUP = "openstack.backup"
     BASE = "openstack.base"
-    """what a volume held when the backup with this id was made elsewhere: what changed since, is told by it"""
+    """what a volume held when the backup with this id was made elsewhere: it tells what changed since"""
     DISK = "openstack.disk"
     """a disk of a server: ``SERVER_ID/NAME``"""
 
