@@ -80,9 +80,9 @@ def _wait(stack: Stack, cloud: Connection, missing: Sequence[str]) -> None:
 
 def _missing(cloud: Connection, wanted: Sequence[str]) -> list[str]:
     """Give those of the workers ``wanted`` that have not said that they are there."""
-    found = {one.binary: one.state for one in cloud.compute.services()}
-    found |= {one.binary: one.state for one in cloud.block_storage.services()}
-    return [name for name in wanted if found.get(name) != "up"]
+    services = [*cloud.compute.services(), *cloud.block_storage.services()]
+    found = {one.binary for one in services if one.state == "up"}  # there may be dead ones beside it
+    return [name for name in wanted if name not in found]
 
 
 def rc(place: Place) -> dict[str, str]:
