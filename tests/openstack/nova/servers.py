@@ -16,7 +16,7 @@ from openstack.connection import Connection
 from fisk_core.client import RemoteEngine
 from fisk_core.model import Attachment, Fisk
 from fisk_openstack.labels import SERVER, Kind
-from tests.openstack.cloud import GIB, PLACE, gone, unique, until
+from tests.openstack.cloud import GIB, PLACE, ROOT, gone, unique, until
 
 SECONDS = 180
 """How long a guest may take for anything: without KVM, on a busy machine."""
@@ -163,9 +163,7 @@ def compute_service() -> int:
 
 def compute_again() -> None:
     """Have nova-compute run again."""
-    subprocess.run(
-        [PLACE.parents[1] / "devstack" / "ministack" / "ministack", "up"], check=True, capture_output=True
-    )
+    subprocess.run([ROOT / "devstack" / "ministack" / "ministack", "up"], check=True, capture_output=True)
 
 
 __all__ = ["GIB", "MICROVERSION", "Boot", "Server", "compute_again", "compute_service", "killed", "left_in"]
