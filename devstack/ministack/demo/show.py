@@ -63,7 +63,7 @@ def compare(places: Sequence[Place], say: Callable[[str], None], size: int, serv
     for stack in stacks:
         try:
             stack.up()
-            steps = _tell(stack, say, size, servers, lenient=stack.place.backend != "fisk")
+            steps = _tell(stack, say, size, servers, lenient=True)
             found[stack.place.backend] = [asdict(step) for step in steps]
         finally:
             stack.down()
@@ -108,10 +108,11 @@ def page(found: Mapping[str, Any]) -> str:
     others = {step["key"]: step for step in found["stock"]}
     for step in found["fisk"]:
         lines += _row([step["title"], *_cells(step), *_cells(others.get(step["key"]))])
-    refused = [step for step in found["stock"] if step["refused"]]
-    if refused:
-        lines.append("\nRefused by the stock drivers:\n\n")
-        lines += [f"* {step['title']}: {_escaped(step['refused'])}\n" for step in refused]
+    for backend, name in _NAMES.items():
+        refused = [step for step in found[backend] if step["refused"]]
+        if refused:
+            lines.append(f"\nRefused by {name}:\n\n")
+            lines += [f"* {step['title']}: {_escaped(step['refused'])}\n" for step in refused]
     return "".join(lines)
 
 
