@@ -47,7 +47,6 @@ def volume_type(cloud: Connection, tmp_path_factory: pytest.TempPathFactory) -> 
     host, folder = unique("iscsi"), tmp_path_factory.mktemp("iscsi")
     _configuration(folder / "cinder.conf", host)
     block = cloud.block_storage
-    made = block.create_type(name=host, extra_specs={"volume_backend_name": host})
     with (folder / "log").open("wb") as log:
         service = subprocess.Popen(
             [VENV / "cinder-volume", "--config-file", folder / "cinder.conf"], stdout=log, stderr=log
@@ -56,9 +55,10 @@ def volume_type(cloud: Connection, tmp_path_factory: pytest.TempPathFactory) -> 
         # A service is up before it listens; what it can do is known when it does.
         pool = f"{host}@iscsi#{host}"
         until(lambda: any(each.name == pool for each in block.backend_pools()), "the volume service", 120)
+        made = block.create_type(name=host, extra_specs={"volume_backend_name": host})
         yield made
-    finally:
         block.delete_type(made)
+    finally:
         service.terminate()
         service.wait()
         subprocess.run(
