@@ -160,7 +160,14 @@ def served(directory: Path) -> Iterator[str]:
             """Say nothing."""
 
     handler = partial(Handler, directory=str(directory))
-    with ThreadingHTTPServer(("127.0.0.1", _FILES), handler) as server:
+
+    def listening() -> ThreadingHTTPServer | None:
+        try:
+            return ThreadingHTTPServer(("127.0.0.1", _FILES), handler)
+        except OSError:  # somebody else on this machine tries the same
+            return None
+
+    with until(listening, f"port {_FILES} free", 120) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
