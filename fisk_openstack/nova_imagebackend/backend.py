@@ -129,7 +129,7 @@ class FiskImage(imagebackend.Image):  # type: ignore[misc]  # Nova carries no ty
                 path,
                 fisk_name(Kind.IMAGE, image_id),
                 pool=CONF[GROUP].fisk_pool,
-                attributes=labels(Kind.IMAGE, image_id),
+                attributes=labels(Kind.IMAGE, image_id, project=getattr(self.instance, "project_id", None)),
                 id=fisk_id(Kind.IMAGE, image_id),
             )
         except AlreadyExists:  # another server needed it at the same time
