@@ -46,13 +46,18 @@ class Reconcile(CloudCommand, FiskLister):
             action="store_true",
             help="No other region of the cloud uses these Fisks.",
         )
+        parser.add_argument(
+            "--any-project",
+            action="store_true",
+            help="No other cloud uses these Fisks: those of deleted projects are ours, too.",
+        )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         grace = timedelta(seconds=duration(parsed_args.grace))
         cloud = self.required_cloud()
         with self.daemon() as engine:
-            seen = survey(engine, cloud, grace)
+            seen = survey(engine, cloud, grace, any_project=parsed_args.any_project)
             found = compare(seen, cloud, parsed_args.ids)
             if parsed_args.repair and found:
                 require_right_cloud(seen, cloud, only_region=parsed_args.only_region)

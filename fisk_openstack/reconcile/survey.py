@@ -40,18 +40,22 @@ class Survey:
     """the daemon's host, if that is this one, else nothing"""
     now: datetime
     grace: timedelta
+    any_project: bool
 
     def settled(self, moment: datetime) -> bool:
         """Whether what was done then is longer ago than the time of grace."""
         return self.now - moment >= self.grace
 
     def owned(self, fisk: Fisk) -> bool:
-        """Whether a Fisk is one of this cloud's: its project is."""
-        return fisk.attributes.get(PROJECT) in self.projects
+        """Whether a Fisk is one of this cloud's: its project is, or all Fisks are."""
+        return self.any_project or fisk.attributes.get(PROJECT) in self.projects
 
 
-def survey(engine: RemoteEngine, cloud: Cloud, grace: timedelta) -> Survey:
-    """Look at both sides; raises Forbidden for who is no administrator, and what either side raises."""
+def survey(engine: RemoteEngine, cloud: Cloud, grace: timedelta, *, any_project: bool = False) -> Survey:
+    """Look at both sides; raises Forbidden for who is no administrator, and what either side raises.
+
+    ``any_project`` takes Fisks of projects the cloud does not have for its own, too.
+    """
     now = datetime.now(UTC)
     projects = cloud.projects()
     fisks = [each for each in engine.list() if kind_of(each)]
@@ -69,6 +73,7 @@ def survey(engine: RemoteEngine, cloud: Cloud, grace: timedelta) -> Survey:
         here=host if host == socket.gethostname() else "",
         now=now,
         grace=grace,
+        any_project=any_project,
     )
 
 

@@ -21,9 +21,9 @@ Reconcile = Callable[..., list[Finding]]
 def reconcile(cloud: Connection, engine: RemoteEngine) -> Reconcile:
     """Gives what does not agree of resources with these ids; puts it right if asked to."""
 
-    def findings(*ids: str, mend: bool = False, grace: float = 0) -> list[Finding]:
+    def findings(*ids: str, mend: bool = False, grace: float = 0, any_project: bool = False) -> list[Finding]:
         asked = Cloud(cloud)
-        seen = survey(engine, asked, timedelta(seconds=grace))
+        seen = survey(engine, asked, timedelta(seconds=grace), any_project=any_project)
         found = compare(seen, asked, ids)
         if not mend:
             return found

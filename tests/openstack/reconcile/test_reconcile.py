@@ -55,9 +55,11 @@ def test_fisk_of_another_cloud_is_let_be(engine: RemoteEngine, later: Later, rec
     own = str(uuid4())
     attributes = labels(Kind.VOLUME, own, project=uuid4().hex)
     made = engine.create(fisk_name(Kind.VOLUME, own), MIB, attributes=attributes)
-    later(lambda: engine.delete(made.id))
+    later(lambda: search(engine, Kind.VOLUME, own) and engine.delete(made.id))
     assert [each.repaired for each in reconcile(own, mend=True)] == [False]
     assert engine.get(made.id)
+    assert [each.repaired for each in reconcile(own, mend=True, any_project=True)] == [True]
+    assert search(engine, Kind.VOLUME, own) is None
 
 
 def test_cloud_that_knows_none_of_the_fisks_is_the_wrong_one(cloud: Connection, engine: RemoteEngine) -> None:
