@@ -120,7 +120,10 @@ def excluded() -> list[tuple[str, str]]:
     pairs = [line.partition(" # ") for line in lines if line and not line.startswith("#")]
     found = [(pattern.strip(), reason.strip()) for pattern, _, reason in pairs]
     if "device-mapper" not in Path("/proc/misc").read_text():
-        found.append(("luksv2", "the kernel of the machine has no device mapper, which LUKS 2 needs"))
+        needs = "luksv2|cinder_volumes_cryptsetup"
+        found.append(
+            (needs, "the kernel of the machine has no device mapper, which LUKS 2 and dm-crypt need")
+        )
     return found
 
 
