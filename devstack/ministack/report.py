@@ -61,7 +61,7 @@ def page(results: Results, versions: Mapping[str, str]) -> str:
         failed = sorted(name for name, result in own.items() if result[0] == "fail")
         if failed:
             parts.append(_titled(f"{heading}: failed", "-"))
-            parts += [f"* ``{_short(name, start)}``\n" for name in failed]
+            parts += [*(f"* ``{_short(name, start)}``\n" for name in failed), "\n"]
     parts.append(_titled("Not run", "-"))
     parts += [f"{reason}\n    ``{pattern}``\n\n" for pattern, reason in excluded()]
     return "".join(parts).rstrip() + "\n"
