@@ -44,13 +44,13 @@ class Stack:
         return [kind(self.place, self.daemons) for kind in kinds]
 
     def everything(self) -> list[Service]:
-        """Give all services, in the order in which they start."""
+        """Give all services, each after those it needs."""
         return [
             self.mapper,
             self.database,
             self.queue,
-            self.libvirt,
             *self.storage,
+            self.libvirt,  # its servers end before what they write to
             *self.apis,
             *self.workers,
         ]
