@@ -22,7 +22,7 @@ What Tempest {tempest} and cinder-tempest-plugin {plugin} find in a cloud of ``d
 storage is Fisk, with every feature switched on that the drivers claim.  ``make tempest`` runs all of them,
 ``devstack/ministack/ministack tempest smoke`` those of :file:`devstack/ministack/tests/smoke.txt`.
 
-A class that skips as a whole counts once.
+A class that skips as a whole counts once.  {recorded}
 
 """
 _GROUPS = {
@@ -37,16 +37,19 @@ _GROUPS = {
 
 def write(place: Place) -> None:
     """Write the page from the results of all runs; raises MinistackError when there are none."""
-    results = Tempest(place).results
-    if not results.exists():
+    tests = Tempest(place)
+    if not tests.results.exists():
         raise MinistackError("no test was run yet")
     versions = {"tempest": version("tempest"), "plugin": version("cinder-tempest-plugin")}
-    PAGE.write_text(page(json.loads(results.read_text()), versions))
+    PAGE.write_text(page(json.loads(tests.results.read_text()), versions, tests.runs))
 
 
-def page(results: Results, versions: Mapping[str, str]) -> str:
-    """Give the page as reStructuredText; ``versions`` are those of ``tempest`` and ``plugin``."""
-    parts = [_HEAD.format(**versions), *_table(results)]
+def page(results: Results, versions: Mapping[str, str], runs: Sequence[str] = ("all",)) -> str:
+    """Give the page as reStructuredText; ``versions`` are those of ``tempest`` and ``plugin``.
+
+    ``runs``: what was asked for, run by run.
+    """
+    parts = [_HEAD.format(recorded=_recorded(runs), **versions), *_table(results)]
     for start, heading in _GROUPS.items():
         own = {name: result for name, result in results.items() if _bare(name).startswith(start)}
         reasons = defaultdict(list)
@@ -65,6 +68,12 @@ def page(results: Results, versions: Mapping[str, str]) -> str:
     parts.append(_titled("Not run", "-"))
     parts += [f"{reason}\n    ``{pattern}``\n\n" for pattern, reason in excluded()]
     return "".join(parts).rstrip() + "\n"
+
+
+def _recorded(runs: Sequence[str]) -> str:
+    if "all" in runs:
+        return "All of them were run for this page."
+    return f"Not all of them were run for this page, but: {', '.join(f'``{each}``' for each in runs)}."
 
 
 def _table(results: Results) -> list[str]:

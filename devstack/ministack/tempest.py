@@ -43,6 +43,7 @@ class Tempest:
         self.place = place
         self.directory = place.directory / "tempest"
         self.results = self.directory / "results.json"
+        self._runs = self.directory / "runs"
 
     def run(self, wanted: Sequence[str], concurrency: int = _CONCURRENCY) -> int:
         """Run ``smoke``, ``all`` or what matches one of the regular expressions; gives 1 if a test failed.
@@ -55,6 +56,8 @@ class Tempest:
         found = self.collect()
         if not found:
             raise MinistackError(f"no test ran; see {self.directory}")
+        with self._runs.open("a") as runs:
+            runs.write(" ".join(wanted or ["all"]) + "\n")
         for name, (status, _, reason) in sorted(found.items()):
             if status == "fail":
                 print(f"FAILED {name}: {reason}")
@@ -81,6 +84,11 @@ class Tempest:
             known.pop(f"setUpClass ({name.rpartition('.')[0]})", None)
         self.results.write_text(json.dumps({**known, **found}, indent=1, sort_keys=True))
         return found
+
+    @property
+    def runs(self) -> list[str]:
+        """What was asked for in each of the runs whose results there are."""
+        return self._runs.read_text().splitlines() if self._runs.exists() else []
 
     def _command(self, wanted: Sequence[str], concurrency: int) -> list[str | Path]:
         known = LISTS / f"{wanted[0] if wanted else 'all'}.txt"

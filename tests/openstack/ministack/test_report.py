@@ -32,3 +32,9 @@ def test_failures_are_not_hidden() -> None:
 def test_what_is_never_run_is_named_with_its_reason() -> None:
     page = report.page({}, VERSIONS)
     assert "logs in to a server, which takes a network\n    ``SnapshotDataIntegrityTests``\n" in page
+
+
+def test_a_page_of_some_tests_says_so() -> None:
+    assert "All of them were run" in report.page(RESULTS, VERSIONS, ["smoke", "all"])
+    page = report.page(RESULTS, VERSIONS, ["smoke", "tempest.scenario.test_x"])
+    assert "Not all of them were run for this page, but: ``smoke``, ``tempest.scenario.test_x``.\n" in page
