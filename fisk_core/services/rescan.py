@@ -23,7 +23,7 @@ from fisk_core.blockmap.log import read as read_log
 from fisk_core.catalog import fisks, leases, maps
 from fisk_core.catalog import pools as pool_rows
 from fisk_core.catalog.database import raise_version
-from fisk_core.errors import AlreadyExists, FiskError
+from fisk_core.errors import AlreadyExists, FiskError, PoolError
 from fisk_core.model import Role, State
 from fisk_core.pools.base import Kind, Pool
 from fisk_core.reports import RescanReport as RescanReport
@@ -80,8 +80,10 @@ def rescan(
 ) -> RescanReport:
     """Take over what the pool ``name`` holds; ``options`` say where it is if the catalog does not know it.
 
-    Raises AlreadyExists when the catalog has Fisks of this pool, unless ``force``: then only what it does not
-    have is added.  ``progress`` is told how many things of the pool were read; raising from it ends the work.
+    Raises AlreadyExists when the catalog has Fisks of this pool, and PoolError when something of it cannot be
+    read: without its header a Fisk would be recovered under another name.  With ``force`` what the catalog
+    does not have is added, and what cannot be read is named with what is damaged.  ``progress`` is told how
+    many things of the pool were read; raising from it ends the work.
     """
     pool, is_new = _find(context, name, driver, options or {})
     with context.catalog.read() as conn:
@@ -91,7 +93,7 @@ def rescan(
             f"the catalog has {len(known)} Fisks of pool '{name}'; only a forced rescan adds to them"
         )
     report = RescanReport(name)
-    found = _read(pool, report, progress)
+    found = _read(pool, report, progress, force)
     latest = max((header.version for header in found.headers.values()), default=0)
     with context.making(), context.catalog.change() as conn:
         raise_version(conn, latest)
@@ -115,7 +117,14 @@ def _find(context: "Context", name: str, driver: str, options: Mapping[str, Any]
 # Reading
 
 
-def _read(pool: Pool, report: RescanReport, progress: Progress | None) -> Found:
+def _note(report: RescanReport, error: FiskError, force: bool) -> None:
+    """Name what is damaged; raises what could not be read, for the next time it may be."""
+    if isinstance(error, PoolError) and not force:
+        raise error
+    report.damaged.append(str(error))
+
+
+def _read(pool: Pool, report: RescanReport, progress: Progress | None, force: bool) -> Found:
     found = Found(pool, {}, {}, {})
     fisk_names, map_names = [*pool.list_blobs("fisks/")], [*pool.list_blobs("maps/")]
     log_ids = [*pool.list_devices(Kind.LOG)]
@@ -125,7 +134,7 @@ def _read(pool: Pool, report: RescanReport, progress: Progress | None) -> Found:
         try:
             header = headers.decode(pool.get_blob(name), name)
         except FiskError as exc:
-            report.damaged.append(str(exc))
+            _note(report, exc, force)
         else:
             found.headers[header.id] = header
     for name in map_names:
@@ -134,13 +143,13 @@ def _read(pool: Pool, report: RescanReport, progress: Progress | None) -> Found:
         try:
             found.blobs[map_id] = read_blob_header(pool, map_id)
         except FiskError as exc:
-            report.damaged.append(str(exc))
+            _note(report, exc, force)
     for map_id in log_ids:
         meter.advance()
         try:
             found.logs[map_id] = read_log_header(pool, map_id)
         except FiskError as exc:
-            report.damaged.append(str(exc))
+            _note(report, exc, force)
     return found
 
 

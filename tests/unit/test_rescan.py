@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
+import os
+
 import pytest
 
 from fisk_core.engine import Engine
-from fisk_core.errors import AlreadyExists, NotFound
+from fisk_core.errors import AlreadyExists, NotFound, PoolError
 from fisk_core.services import headers, settle
 from tests.engines import BLOCK, MIB, TINY, make_volume, read, write
 
@@ -131,6 +134,48 @@ def test_damage_is_reported_and_the_rest_comes_back(home):
         assert [victim.id in each for each in report.damaged] == [True]
         assert "s2" not in report.fisks
         assert "volume" in report.fisks
+
+
+@pytest.mark.parametrize("of", ["blobs/fisks", "blobs/maps", "logs"])
+def test_what_cannot_be_read_now_may_be_read_later(home, of, monkeypatch):
+    """Nothing is taken over then: without its header a Fisk would come back as another, for good."""
+    before = opened = None
+
+    def refuse(path, *arguments, **named):
+        if of in str(path) and not str(path).endswith(".new"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return opened(path, *arguments, **named)
+
+    with Engine.open(home) as engine:
+        before = everything(engine)
+    lose_catalog(home)
+    with Engine.open(home) as engine:
+        with monkeypatch.context() as patched:
+            opened = os.open
+            patched.setattr(os, "open", refuse)
+            with pytest.raises(PoolError, match="Input/output error"):
+                engine.rescan("default")
+        assert engine.list() == []
+        assert engine.rescan("default").damaged == []
+        assert everything(engine) == before
+
+
+def test_by_force_what_cannot_be_read_is_left_out(home, monkeypatch):
+    with Engine.open(home) as engine:
+        victim, names = engine.get("s2"), {fisk.name for fisk in engine.list()}
+    lose_catalog(home)
+    usual = os.open
+
+    def refuse(path, *arguments, **named):
+        if victim.id in str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return usual(path, *arguments, **named)
+
+    with Engine.open(home) as engine, monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        report = engine.rescan("default", force=True)
+        assert [victim.id in each for each in report.damaged] == [True]
+        assert {*report.fisks} == names - {"s2"}
 
 
 def test_a_catalog_that_has_fisks_is_left_alone(home):

@@ -91,7 +91,11 @@ class Rescan(FiskShow):
         parser = super().get_parser(prog_name)
         parser.add_argument("name", metavar="NAME")
         parser.add_argument("--driver", metavar="DRIVER", default="file", help="Default file.")
-        parser.add_argument("--force", action="store_true", help="Add to what the catalog has of this pool.")
+        parser.add_argument(
+            "--force",
+            action="store_true",
+            help="Add to what the catalog has of this pool; leave out what cannot be read.",
+        )
         _add_options(parser)
         return parser
 
