@@ -100,6 +100,8 @@ class TlsSocket:
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        """Take over ``sock``; raises OSError where the client is gone already."""
+        sock.getpeername()  # of such a one, what wraps it would leave a socket open that nobody has
         self._sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         self._pending: bytes | None = None
 

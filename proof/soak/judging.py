@@ -10,7 +10,7 @@ from proof.soak.watch import Process
 
 _LASTING = 1800.0  # seconds a process must have been watched for its growth to say anything
 _WARM = 600.0  # seconds until it has what it keeps
-_SPARE = 4 << 20  # bytes: pages of live layers get their space at once, a file system needs some itself
+_SPARE = 1 << 20  # bytes that a file system needs itself, and an empty live layer
 _SHORT_GROWTH = 16 << 20  # bytes a process may be larger in the end than one of its kind was
 _COMING_AND_GOING = {"/layers/", "/blobs/"}
 """as many as the map of the moment needs"""

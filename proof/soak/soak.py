@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fisk_core.client import RemoteEngine
+from fisk_core.engine import Engine
 from fisk_core.errors import FiskError
 from fisk_core.model import Retention
 from proof.soak import clients
@@ -66,7 +67,7 @@ class Result:
     garbage: int = 0
     """bytes that a second sweep gave back, after a quiet one"""
     unreferenced: int = 0
-    """bytes layers take beyond what maps point to, with nothing left but the live Fisks"""
+    """bytes layers take beyond what maps point to, with nothing left but the live Fisks, frozen once more"""
     left: int = 0
     """bytes of layers, logs and blobs with no Fisk left"""
     seconds: float = 0.0
@@ -187,10 +188,14 @@ class Soak:
             engine.detach(attachment.id)
         engine.check(repair=True)  # what a killed daemon left
         acts.check()
+        # A live layer has space that nothing was written to: its pages get theirs at once.
+        frozen = [engine.snapshot(fisk.id, f"last-{fisk.name}") for fisk in engine.list()]
+        with Engine.open(self.home) as local:
+            local.settle()  # what the daemon does in the background: a layer is collected only after that
         engine.collect()
         self.result.garbage = engine.collect().reclaimed
         held = _bytes_below(self.home / "pools", self.other)
-        self.result.unreferenced = held - sum(engine.usage(fisk.id).referenced for fisk in engine.list())
+        self.result.unreferenced = held - sum(engine.usage(fisk.id).referenced for fisk in frozen)
         engine.delete(*(fisk.id for fisk in engine.list()))
         engine.collect()
         self.result.left = _bytes_below(self.home / "pools", self.other)
