@@ -39,6 +39,8 @@ GROUPS = (
                 "listed",
                 "pagemap",
                 "pagemap_stored",
+                "rot_found",
+                "scrub",
                 "stored_period",
                 "verified_reads",
             )
