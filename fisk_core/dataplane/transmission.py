@@ -150,8 +150,7 @@ class Transmission:
     def process(self, conn: Connection) -> None:
         """Answer the whole requests in the inbox of ``conn``; raises ProtocolError for what is not one."""
         if conn.closed or conn.full:
-            conn.watch()  # others may have made it full: it must know that it waits, to be woken
-            return
+            return conn.watch()  # others may have made it full: it must know that it waits, to be woken
         conn.received = received = conn.received or monotonic()
         inbox, view, out, answers = conn.inbox, conn.view, self._out, self._view
         have = conn.have if self.throttle is None else self.throttle.admit(conn)

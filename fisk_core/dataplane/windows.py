@@ -70,8 +70,3 @@ class Windows:
         """Let go of a file that is about to be closed: a window keeps its space otherwise."""
         for key in [key for key in self._windows if key[0] == fd]:
             self._close(key)
-
-    def clear(self) -> None:
-        """Close all."""
-        for key in list(self._windows):
-            self._close(key)

@@ -25,9 +25,7 @@ def layer(tmp_path):
 
 @pytest.fixture
 def opened():
-    made = Windows()
-    yield made
-    made.clear()
+    return Windows()
 
 
 def given(made, fd, offset, length):
