@@ -4,7 +4,6 @@
 import argparse
 from typing import Any
 
-from fisk_core.cli import arguments
 from fisk_core.cli.columns import Size, Text, Time, labels
 from fisk_core.cli.commands import list as plain
 from fisk_core.model import Fisk
@@ -32,17 +31,9 @@ class List(CloudCommand, plain.List):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        wanted = arguments.attributes(parsed_args.attribute)
-        wanted |= {SERVER: parsed_args.server} if parsed_args.server else {}
-        wanted |= {PROJECT: parsed_args.project} if parsed_args.project else {}
+        wanted = {SERVER: parsed_args.server, PROJECT: parsed_args.project}
         with self.engine() as engine:
-            fisks = engine.list(
-                role=parsed_args.role,
-                state=parsed_args.state,
-                pool=parsed_args.pool,
-                attributes=wanted or None,
-                name=parsed_args.pattern,
-            )
+            fisks = self.matching(engine, parsed_args, **{key: own for key, own in wanted.items() if own})
             found = [each for each in things(fisks, self.cloud()) if parsed_args.kind in (None, each.kind)]
             found.sort(key=lambda each: (each.name, each.kind, each.fisk.name))
             if parsed_args.long:

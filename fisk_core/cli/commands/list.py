@@ -2,11 +2,15 @@
 """``fisk list``."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fisk_core.cli import arguments
 from fisk_core.cli.base import FiskLister
 from fisk_core.cli.columns import HEADINGS, Text, Time, labels, row
+
+if TYPE_CHECKING:
+    from fisk_core.model import Fisk
+    from fisk_core.protocol import Verbs
 
 
 class List(FiskLister):
@@ -27,16 +31,19 @@ class List(FiskLister):
         parser.add_argument("--long", action="store_true", help="Also show parent, age and attributes.")
         return parser
 
+    def matching(self, engine: "Verbs", parsed_args: argparse.Namespace, **labelled: str) -> "list[Fisk]":
+        """Give what the arguments ask for, and has these labels besides."""
+        return engine.list(
+            role=parsed_args.role,
+            state=parsed_args.state,
+            pool=parsed_args.pool,
+            attributes={**arguments.attributes(parsed_args.attribute), **labelled} or None,
+            name=parsed_args.pattern,
+        )
+
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        wanted = arguments.attributes(parsed_args.attribute)
         with self.engine() as engine:
-            found = engine.list(
-                role=parsed_args.role,
-                state=parsed_args.state,
-                pool=parsed_args.pool,
-                attributes=wanted or None,
-                name=parsed_args.pattern,
-            )
+            found = self.matching(engine, parsed_args)
         found.sort(key=lambda fisk: fisk.name)
         if not parsed_args.long:
             return HEADINGS, [row(fisk) for fisk in found]
