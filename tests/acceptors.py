@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real acceptor for tests, and a client that reaches it over TCP."""
 
-import os
 import socket
-import time
 
 from fisk_core.dataplane import acceptor, lines, routes
 from fisk_core.dataplane import protocol as p
-from tests.servers import PATIENCE, Raw
+from tests.servers import Raw
+from tests.waiting import PATIENCE, open_files
 
 TOKEN = "V3ry-secret_token-of-forty-three-characters"
 FLAGS = p.FLAG_FIXED_NEWSTYLE | p.FLAG_NO_ZEROES
@@ -46,7 +45,7 @@ class Accepted:
         return f"{scheme}://{host}:{self.port}/{token}"
 
     def files(self):
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return open_files(self.process.pid)
 
     def close(self):
         for process in (self.process, *self.old):
@@ -69,11 +68,3 @@ class NetRaw(Raw):
         except BaseException:
             self.sock.close()
             raise
-
-
-def wait_for(condition):
-    for _ in range(int(50 * PATIENCE)):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came to be")

@@ -22,9 +22,7 @@ from fisk_core.dataplane.spec import DiskSpec
 from fisk_core.dataplane.worker import to_json
 from fisk_core.dataplane.zygote import Zygote
 from fisk_core.errors import PoolError
-
-PATIENCE = float(os.environ.get("FISK_TEST_PATIENCE", "20"))
-"""seconds that a test waits for an answer; fewer where it is to be seen whether a test fails"""
+from tests.waiting import PATIENCE
 
 
 class Served:

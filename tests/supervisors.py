@@ -2,7 +2,7 @@
 """Supervisors for tests, and what they must not leave."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,7 @@ from fisk_core.engine import Engine
 from fisk_core.errors import FiskError
 from fisk_core.model import Attachment
 from fisk_core.supervision import Supervisor
-
-PATIENCE = 20.0
+from tests.waiting import PATIENCE
 
 
 def configure(home: Path, text: str = "", *, listen: str = "", linger: float = 0.0) -> None:
@@ -39,14 +38,6 @@ def supervising(engine: Engine) -> Iterator[Supervisor]:
 
 def connected(attachment: Attachment, which: int = 0) -> NbdClient:
     return NbdClient.connect(attachment.uris[which])
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition; fails when it takes far too long."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it never happens"
-        time.sleep(0.01)
 
 
 def reconnected(attachment: Attachment) -> NbdClient:

@@ -18,10 +18,11 @@ from fisk_core.dataplane.negotiation import MAX_OPTION
 from fisk_core.dataplane.reception import MAX_OPTIONS
 from fisk_core.dataplane.zygote import Zygote
 from fisk_core.errors import FiskError, InUse, InvalidValue, NotFound
-from tests.acceptors import FLAGS, TOKEN, Accepted, wait_for
+from tests.acceptors import FLAGS, TOKEN, Accepted
 from tests.disks import USUAL, make_pool, make_spec
 from tests.nbd_servers import need
 from tests.servers import Forked, info_request, queries
+from tests.waiting import open_files, until
 
 SIZE = 64 << 20
 MIB = 1 << 20
@@ -194,7 +195,7 @@ def test_a_worker_that_refuses(accepted, zygote, tmp_path):
             raw.sock.sendall(p.REQUEST.pack(p.REQUEST_MAGIC, 0, p.CMD_WRITE, 1, 0, 4096) + b"half")
             draining = threading.Thread(target=lambda: drained(other))
             draining.start()
-            wait_for(lambda: other.control("status")["refusing"])
+            until(lambda: other.control("status")["refusing"])
             with accepted.raw() as late:
                 late.put_option(p.OPT_GO, info_request("refused"))
                 assert late.at_end()
@@ -238,7 +239,7 @@ def test_early_ends(accepted):
                         socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
                     )  # ends by a reset
                 sock.sendall(good[:length])
-    wait_for(lambda: accepted.files() <= before)
+    until(lambda: accepted.files() <= before)
     assert accepted.control("status")["half_open"] == 0
 
 
@@ -289,11 +290,11 @@ def test_more_clients_than_are_let_in_at_once(accepted):
         assert silent[0].recv(1) == b""
     for sock in silent:
         sock.close()
-    wait_for(lambda: accepted.files() <= before)
+    until(lambda: accepted.files() <= before)
 
 
 def test_two_hundred_clients(accepted, served):
-    before, worker = accepted.files(), len(os.listdir(f"/proc/{served.pid}/fd"))
+    before, worker = accepted.files(), open_files(served.pid)
     clients = []
     try:
         for number in range(200):
@@ -301,11 +302,11 @@ def test_two_hundred_clients(accepted, served):
             assert clients[-1].write(number * 4096, number.to_bytes(2, "big") * 2048) == 0
         for number, raw in enumerate(clients):
             assert raw.get(number * 4096, 4096) == number.to_bytes(2, "big") * 2048
-        wait_for(lambda: accepted.files() <= before)  # nothing of it goes through the acceptor
+        until(lambda: accepted.files() <= before)  # nothing of it goes through the acceptor
     finally:
         for raw in clients:
             raw.close()
-    wait_for(lambda: len(os.listdir(f"/proc/{served.pid}/fd")) <= worker)
+    until(lambda: open_files(served.pid) <= worker)
 
 
 def test_an_acceptor_without_descriptors_left_rests(served, tmp_path):

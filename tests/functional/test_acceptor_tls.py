@@ -19,10 +19,11 @@ from fisk_core.dataplane.listener import listen_tcp
 from fisk_core.dataplane.loop import Loop
 from fisk_core.dataplane.spec import TlsOptions
 from fisk_core.dataplane.zygote import Zygote
-from tests.acceptors import TOKEN, Accepted, wait_for
+from tests.acceptors import TOKEN, Accepted
 from tests.disks import USUAL, make_pool, make_spec
 from tests.nbd_servers import make_certificates, need
 from tests.servers import Forked, info_request
+from tests.waiting import until
 
 SIZE = 64 << 20
 MIB = 1 << 20
@@ -109,8 +110,8 @@ def test_tls_is_relayed(secured, certificates):
             found == data[:4096] for _, found in client.read_many((at * 4096, 4096) for at in range(2000))
         )
         assert secured.control("status")["relays"] == 1
-    wait_for(lambda: secured.control("status")["relays"] == 0)
-    wait_for(lambda: secured.files() <= before)
+    until(lambda: secured.control("status")["relays"] == 0)
+    until(lambda: secured.files() <= before)
 
 
 def test_other_clients_under_tls(secured, certificates, tmp_path):

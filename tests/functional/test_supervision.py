@@ -16,7 +16,8 @@ from fisk_core.errors import AlreadyExists, FiskError, InUse, InvalidValue, NotF
 from fisk_core.services import events
 from fisk_core.supervision import Supervisor
 from tests.engines import MIB, make_volume, read, write
-from tests.supervisors import configure, connected, leavings, supervising, until
+from tests.supervisors import configure, connected, leavings, supervising
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from fisk_core.errors import FiskError, InUse
 from fisk_core.supervision import Supervisor
 from tests.engines import MIB, read
 from tests.filesystems import SMALLEST, mounted
-from tests.supervisors import configure, leavings, processes_of, supervising, until
+from tests.supervisors import configure, leavings, processes_of, supervising
+from tests.waiting import until
 
 
 @pytest.fixture

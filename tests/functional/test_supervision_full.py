@@ -14,7 +14,8 @@ from fisk_core.errors import NoSpace
 from tests.conftest import ExpectLogs
 from tests.engines import BLOCK, MIB, make_volume, read
 from tests.filesystems import SMALLEST, mounted
-from tests.supervisors import connected, reconnected, supervising, until
+from tests.supervisors import connected, reconnected, supervising
+from tests.waiting import until
 
 
 @pytest.fixture(params=["ext4", "tmpfs"])

@@ -12,7 +12,8 @@ from fisk_core.errors import FiskError, InUse
 from fisk_core.services import events
 from fisk_core.supervision import keeping
 from tests.engines import MIB, make_volume
-from tests.supervisors import configure, connected, leavings, supervising, until
+from tests.supervisors import configure, connected, leavings, supervising
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from fisk_core.supervision import Supervisor
 from tests.conftest import ExpectLogs
 from tests.engines import make_volume
 from tests.servers import Raw
-from tests.supervisors import connected, leavings, reconnected, supervising, until
+from tests.supervisors import connected, leavings, reconnected, supervising
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from fisk_core.dataplane.zygote import Zygote
 from fisk_core.errors import FiskError
 from tests.disks import USUAL, frozen, make_disk, make_pool, make_spec
 from tests.successors import MIB, SHARE, Load, Succeeded, content
+from tests.waiting import open_files, settled
 
 SIZE = 32 << 20
 
@@ -267,10 +268,10 @@ def test_new_clients_come_in_all_the_time(served):
 def test_descriptors_and_memory_do_not_grow(served):
     clients = [served.raw() for _ in range(20)]
     served.hand_over()
-    before = len(os.listdir(f"/proc/{served.pid}/fd"))
+    before = open_files(served.pid)
     for _ in range(3):
         served.hand_over()
     assert all(raw.works() for raw in clients)
-    assert len(os.listdir(f"/proc/{served.pid}/fd")) <= before
+    settled(served.pid, before)
     for raw in clients:
         raw.close()

@@ -21,6 +21,7 @@ from fisk_core.dataplane.metrics import BOUNDS
 from fisk_core.errors import InvalidValue
 from tests.disks import USUAL, frozen, make_pool, make_spec
 from tests.servers import Served
+from tests.waiting import until
 
 SIZE = 8 << 20
 BLOCK = 4096
@@ -80,13 +81,6 @@ def answered(client):
     waiting = array("i", [0])
     fcntl.ioctl(client.sock, termios.FIONREAD, waiting)
     return waiting[0] // (p.SIMPLE_REPLY.size + 512)
-
-
-def until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 # Metrics

@@ -21,7 +21,7 @@ from fisk_core.errors import Corrupt, FiskError, InUse, InvalidValue, NotFound
 from fisk_core.pools.base import Kind
 from tests.disks import TINY, USUAL, frozen, make_disk, make_pool, make_spec, new_id
 from tests.servers import Raw, Served, patched_worker
-from tests.supervisors import until
+from tests.waiting import until
 
 SIZE = 8 << 20
 BLOCKS = 64

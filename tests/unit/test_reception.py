@@ -16,11 +16,12 @@ from fisk_core.dataplane import reception
 from fisk_core.dataplane.negotiation import MAX_OPTION
 from fisk_core.dataplane.server import ServeOptions
 from fisk_core.dataplane.spec import TlsOptions
-from tests.acceptors import TOKEN, wait_for
+from tests.acceptors import TOKEN
 from tests.disks import make_pool, make_spec
 from tests.hosted import Hosted, HostedAcceptor
 from tests.nbd_servers import make_certificates
-from tests.servers import PATIENCE, info_request, queries
+from tests.servers import info_request, queries
+from tests.waiting import PATIENCE, until
 
 SIZE = 1 << 20
 FLAGS = p.FLAG_FIXED_NEWSTYLE | p.FLAG_NO_ZEROES
@@ -123,7 +124,7 @@ def test_what_a_worker_is_told(served, door, monkeypatch):
     monkeypatch.setattr(reception, "Passing", lambda *arguments: told.append(arguments[1:]))
     with door.raw(structured=True) as raw:
         raw.put_option(p.OPT_GO, info_request(TOKEN, p.INFO_NAME))
-        wait_for(lambda: told)
+        until(lambda: told)
     [(path, request, fd, done)] = told
     received = base64.b64decode(request.pop("received"))
     wanted = (
@@ -135,9 +136,9 @@ def test_what_a_worker_is_told(served, door, monkeypatch):
     [client] = door.acceptor._receptions
     passed = door.acceptor.passed
     door.acceptor.loop.from_thread(client.close)
-    wait_for(lambda: not door.acceptor._receptions)
+    until(lambda: not door.acceptor._receptions)
     door.acceptor.loop.from_thread(lambda: done(None))  # who ended meanwhile ends no second time
-    wait_for(lambda: door.acceptor.passed == passed + 1)
+    until(lambda: door.acceptor.passed == passed + 1)
 
 
 def test_so_many_options_and_no_more(door):
@@ -164,7 +165,7 @@ def test_a_client_that_takes_no_answers_is_not_heard_either(door):
     with ours:
         ours.setblocking(False)
         assert ours.send(said) == len(said)
-        wait_for(lambda: any(each._events == reception.OUT for each in door.acceptor._receptions))
+        until(lambda: any(each._events == reception.OUT for each in door.acceptor._receptions))
         [client] = door.acceptor._receptions
         asked = client._inquiry._options
         assert asked < reception.MAX_OPTIONS, "the rest of them wait"
@@ -185,7 +186,7 @@ def test_the_oldest_who_says_nothing_gives_way(door, monkeypatch):
     assert clients[3].go(TOKEN)[-1][0] == p.REP_ACK
     for client in clients:
         client.close()
-    wait_for(lambda: not door.acceptor._receptions)
+    until(lambda: not door.acceptor._receptions)
 
 
 def test_a_worker_that_takes_nobody(served, door, expect_logs):
@@ -201,7 +202,7 @@ def test_a_worker_that_takes_nobody(served, door, expect_logs):
     assert door.acceptor.passed == passed
     with door.raw(name=TOKEN) as raw:
         assert raw.works()
-        wait_for(lambda: door.acceptor.passed == passed + 1)
+        until(lambda: door.acceptor.passed == passed + 1)
 
 
 def test_no_descriptor_left_for_a_client(door, monkeypatch, expect_logs):
@@ -221,7 +222,7 @@ def test_a_client_that_ends_while_it_is_passed_on(served, door):
     for _ in range(3):
         with door.raw() as raw:
             raw.put_option(p.OPT_GO, info_request(TOKEN))
-    wait_for(lambda: not door.acceptor._receptions)
+    until(lambda: not door.acceptor._receptions)
 
 
 # Under TLS
@@ -258,9 +259,9 @@ def test_a_client_under_tls_is_relayed(secured, certificates):
         assert raw.option(p.OPT_STRUCTURED_REPLY) == [(p.REP_ACK, b"")]
         assert raw.go(TOKEN)[-1][0] == p.REP_ACK
         assert raw.get(0, 5) == b"found"
-        wait_for(lambda: not secured.acceptor._receptions)
+        until(lambda: not secured.acceptor._receptions)
         assert secured.acceptor.passed == before + 1
-    wait_for(lambda: not secured.acceptor._relays)
+    until(lambda: not secured.acceptor._relays)
 
 
 def test_a_client_that_is_gone_when_tls_begins_leaves_nothing(secured, certificates):
@@ -273,7 +274,7 @@ def test_a_client_that_is_gone_when_tls_begins_leaves_nothing(secured, certifica
     with secured.raw() as raw:
         secure(raw, certificates)
         assert raw.option(p.OPT_LIST)[0][0] == p.REP_ERR_POLICY
-    wait_for(lambda: not secured.acceptor._receptions)
+    until(lambda: not secured.acceptor._receptions)
     assert len(handlers) == before
 
 
@@ -283,7 +284,7 @@ def test_data_behind_starttls_is_not_taken_for_protected(secured, caplog):
         raw.sock.sendall(option(p.OPT_STARTTLS) + option(p.OPT_LIST))
         assert raw.option_reply(p.OPT_STARTTLS) == (p.REP_ACK, b"")
         assert raw.at_end()
-    wait_for(lambda: not secured.acceptor._receptions)
+    until(lambda: not secured.acceptor._receptions)
     assert "client refused: data behind STARTTLS" in caplog.text
 
 
