@@ -125,7 +125,14 @@ class Verbs(Protocol):
         attributes: Mapping[str, str] | None = None,
         id: str | None = None,
     ) -> Fisk: ...
-    def group_snapshot(self, pairs: Sequence[tuple[str, str]]) -> Fisks: ...
+    def group_snapshot(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        role: str = Role.SNAPSHOT,
+        attributes: Sequence[Mapping[str, str] | None] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> Fisks: ...
     def clone(
         self,
         ref: str,

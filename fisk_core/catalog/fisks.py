@@ -210,7 +210,12 @@ def insert_fisks(
 ) -> None:
     """Insert rows of ``new_row``, each with the same attributes."""
     conn.execute(_INSERT, rows)
-    pairs = [{"fisk_id": row["id"], "key": k, "value": v} for row in rows for k, v in (labels or {}).items()]
+    insert_attributes(conn, ((row["id"], labels or {}) for row in rows))
+
+
+def insert_attributes(conn: Connection, labels: Iterable[tuple[str, Mapping[str, str]]]) -> None:
+    """Insert the attributes of Fisks that have none yet, by id."""
+    pairs = [{"fisk_id": each, "key": k, "value": v} for each, own in labels for k, v in own.items()]
     if pairs:
         conn.execute(_INSERT_ATTRIBUTES, pairs)
 

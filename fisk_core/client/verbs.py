@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from fisk_core.client.answers import decode, decode_all
 from fisk_core.client.transport import Transport
-from fisk_core.errors import LimitExceeded, NotFound
+from fisk_core.errors import InvalidValue, LimitExceeded, NotFound
 from fisk_core.model import BLOCK_SIZE, PAGE_SIZE, Extent, Fisk, PoolInfo, Role, Route, TreeNode, Usage
 
 PAGE = 1000
@@ -111,11 +111,27 @@ class FiskVerbs:
         body = {"name": name, "role": role, "attributes": labels(attributes), "id": id or str(uuid4())}
         return decode(Fisk, self.transport.call("POST", path_of(ref, "snapshots"), json=body, again=True))
 
-    def group_snapshot(self, pairs: Sequence[tuple[str, str]]) -> Fisks:
+    def group_snapshot(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        role: str = Role.SNAPSHOT,
+        attributes: Sequence[Mapping[str, str] | None] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> Fisks:
+        if any(given is not None and len(given) != len(pairs) for given in (attributes, ids)):
+            raise InvalidValue("a group snapshot takes as many ids and attributes as there are Fisks")
         if not pairs:
             return []
-        members = [{"fisk": ref, "name": name} for ref, name in pairs]
-        answer = self.transport.call("POST", "/snapshots", json={"snapshots": members})
+        given = zip(
+            pairs, attributes or [None] * len(pairs), ids or [str(uuid4()) for _ in pairs], strict=True
+        )
+        members = [
+            {"fisk": ref, "name": name, "attributes": labels(own), "id": each}
+            for (ref, name), own, each in given
+        ]
+        body = {"snapshots": members, "role": role}
+        answer = self.transport.call("POST", "/snapshots", json=body, again=True)
         return decode_all(Fisk, items(answer, "fisks"))
 
     def clone(

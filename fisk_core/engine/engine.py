@@ -142,8 +142,15 @@ class Engine(Context):
     ) -> Fisk:
         return snapshots.snapshot(self, ref, name, role=role, attributes=attributes, id=id)
 
-    def group_snapshot(self, pairs: Sequence[tuple[str, str]]) -> Fisks:
-        return snapshots.group_snapshot(self, pairs)
+    def group_snapshot(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        role: str = Role.SNAPSHOT,
+        attributes: Sequence[Mapping[str, str] | None] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> Fisks:
+        return snapshots.group_snapshot(self, pairs, role=role, attributes=attributes, ids=ids)
 
     def clone(
         self,

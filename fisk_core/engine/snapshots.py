@@ -16,7 +16,7 @@ from fisk_core.engine.context import Context
 from fisk_core.engine.freezing import Freeze, freezing
 from fisk_core.engine.lifecycle import existing
 from fisk_core.engine.retrying import retrying
-from fisk_core.errors import InvalidValue
+from fisk_core.errors import AlreadyExists, InvalidValue
 from fisk_core.model import Fisk, Role, State
 from fisk_core.services import events
 
@@ -35,28 +35,63 @@ def snapshot(
         found = existing(context, id, {"name": name, "role": role, "parent_id": context.find(ref).id})
         if found is not None:
             return found
-    return _take(context, [(ref, name)], role, attributes, [validate.fisk_id(id)])[0]
+    return _take(context, [(ref, name)], role, [attributes], [validate.fisk_id(id)])[0]
 
 
-def group_snapshot(context: Context, pairs: Sequence[tuple[str, str]]) -> list[Fisk]:
-    """Take snapshots of several Fisks, given as (Fisk, name of the snapshot), at one point in time."""
-    if len({context.find(ref).id for ref, _ in pairs}) < len(pairs):
+def group_snapshot(
+    context: Context,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    role: str = Role.SNAPSHOT,
+    attributes: Sequence[Mapping[str, str] | None] | None = None,
+    ids: Sequence[str] | None = None,
+) -> list[Fisk]:
+    """Take snapshots of several Fisks, given as (Fisk, name of the snapshot), at one point in time.
+
+    ``attributes`` and ``ids`` are those of the snapshots, in the order of ``pairs``.  Raises what
+    :func:`snapshot` raises, InvalidValue for a Fisk, a name or an id twice.
+    """
+    sources = [context.find(ref).id for ref, _ in pairs]
+    if len(set(sources)) < len(pairs):
         raise InvalidValue("a group snapshot names a Fisk twice")
+    if any(given is not None and len(given) != len(pairs) for given in (attributes, ids)):
+        raise InvalidValue("a group snapshot takes as many ids and attributes as there are Fisks")
     if not pairs:
         return []
-    return _take(context, pairs, Role.SNAPSHOT, None, [validate.fisk_id(None) for _ in pairs])
+    if ids is not None and (found := _taken(context, pairs, sources, role, ids)):
+        return found
+    none = [None] * len(pairs)
+    chosen = [validate.fisk_id(each) for each in (none if ids is None else ids)]
+    return _take(context, pairs, role, attributes or none, chosen)
+
+
+def _taken(
+    context: Context, pairs: Sequence[tuple[str, str]], sources: list[str], role: str, ids: Sequence[str]
+) -> list[Fisk]:
+    """Give the snapshots of a group that was taken before, under these ids; none when it was not."""
+    if len(set(ids)) < len(ids):
+        raise InvalidValue("a group snapshot gives an id twice")
+    members = zip(ids, pairs, sources, strict=True)
+    found = [
+        existing(context, each, {"name": name, "role": role, "parent_id": source})
+        for each, (_, name), source in members
+    ]
+    there = [fisk for fisk in found if fisk is not None]
+    if there and len(there) < len(found):
+        raise AlreadyExists(f"there is a Fisk with id {there[0].id} already, and not the rest of its group")
+    return there
 
 
 def _take(
     context: Context,
     pairs: Sequence[tuple[str, str]],
     role: str,
-    attributes: Mapping[str, str] | None,
+    attributes: Sequence[Mapping[str, str] | None],
     ids: Sequence[str],
 ) -> list[Fisk]:
     names = [validate.name(name) for _, name in pairs]
     validate.role(role)
-    labels = validate.set_attributes(attributes)
+    labels = [validate.set_attributes(each) for each in attributes]
     if len(set(names)) < len(names):
         raise InvalidValue("a group snapshot names two snapshots alike")
 
@@ -67,10 +102,12 @@ def _take(
             for each in freezes:
                 each.record_in(conn)
             rows = [_row(*each, role) for each in zip(freezes, names, ids, strict=True)]
-            fisks.insert_fisks(conn, rows, labels)
+            fisks.insert_fisks(conn, rows)
+            fisks.insert_attributes(conn, zip(ids, labels, strict=True))
             for row in rows:
                 _tell(conn, row)
-        return [fisks.as_fisk(row, each.record.pool, labels) for row, each in zip(rows, freezes, strict=True)]
+        made = zip(rows, freezes, labels, strict=True)
+        return [fisks.as_fisk(row, each.record.pool, own) for row, each, own in made]
 
     taken = retrying(context, attempt)
     context.settler.notify()

@@ -236,6 +236,7 @@ class EngineConformance:
         ]
         assert (read(engine, "as", 0, 1), read(engine, "bs", 0, 1)) == (b"a", b"b")
         assert engine.group_snapshot([]) == []
+        self._group_with_ids(engine)
         with nothing_changed(engine):
             with pytest.raises(errors.AlreadyExists):
                 engine.group_snapshot([("a", "fresh"), ("b", "bs")])
@@ -243,6 +244,25 @@ class EngineConformance:
                 engine.group_snapshot([("a", "x"), ("a", "y")])
             with pytest.raises(errors.NotFound):
                 engine.group_snapshot([("a", "x"), ("nothing", "y")])
+
+    def _group_with_ids(self, engine: Verbs) -> None:
+        ids, labels = [str(uuid.uuid4()), str(uuid.uuid4())], [{"of": "a"}, None]
+        pairs = [("a", "at"), ("b", "bt")]
+        taken = engine.group_snapshot(pairs, role="kept", attributes=labels, ids=ids)
+        assert [(each.id, each.role, each.attributes) for each in taken] == [
+            (ids[0], "kept", {"of": "a"}),
+            (ids[1], "kept", {}),
+        ]
+        assert [engine.get(each).attributes for each in ids] == [{"of": "a"}, {}]
+        with nothing_changed(engine):
+            assert engine.group_snapshot(pairs, role="kept", attributes=labels, ids=ids) == taken
+            with pytest.raises(errors.AlreadyExists):
+                engine.group_snapshot(pairs, role="kept", ids=[ids[0], str(uuid.uuid4())])
+            with pytest.raises(errors.AlreadyExists):
+                engine.group_snapshot(pairs, ids=ids)
+            for wrong in (ids[:1], [ids[0], ids[0]]):
+                with pytest.raises(errors.InvalidValue):
+                    engine.group_snapshot(pairs, ids=wrong)
 
     def test_clone(self, engine: Verbs) -> None:
         engine.create("a", MIB)

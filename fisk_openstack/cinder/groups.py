@@ -11,7 +11,7 @@ from fisk_core.model import Fisk
 from fisk_openstack.cinder.base import snapshot_labels
 from fisk_openstack.cinder.errors import cinder_errors
 from fisk_openstack.cinder.volumes import Volumes
-from fisk_openstack.labels import Kind, fisk_name
+from fisk_openstack.labels import Kind, fisk_id, fisk_name, labels
 
 Updates = list[dict[str, str]]
 
@@ -42,10 +42,12 @@ class Groups(Volumes):
     ) -> tuple[dict[str, str], Updates]:
         """Keep what all volumes of a group hold at one point in time."""
         pairs = [(self._volume(each.volume).id, fisk_name(Kind.SNAPSHOT, each.id)) for each in snapshots]
-        with cinder_errors(group_snapshot.id), self._undone() as made:
-            made.extend(self.engine.group_snapshot(pairs))
-            for fisk, snapshot in zip(made, snapshots, strict=True):
-                self.engine.set(fisk.id, attributes=dict(snapshot_labels(snapshot)))
+        with cinder_errors(group_snapshot.id):
+            self.engine.group_snapshot(
+                pairs,
+                attributes=[snapshot_labels(each) for each in snapshots],
+                ids=[fisk_id(Kind.SNAPSHOT, each.id) for each in snapshots],
+            )
         return {"status": "available"}, _all(snapshots, fields.SnapshotStatus.AVAILABLE)
 
     def delete_group_snapshot(
@@ -80,7 +82,9 @@ class Groups(Volumes):
             (source, fisk_name(Kind.VOLUME, each.name_id) + "-source")
             for source, each in zip(sources, volumes, strict=True)
         ]
-        between = self.engine.group_snapshot(pairs)
+        # Left behind by a crash, they are snapshots that Cinder does not know: reconciling finds them.
+        marks = [labels(Kind.SNAPSHOT, each.name_id) for each in volumes]
+        between = self.engine.group_snapshot(pairs, attributes=marks)
         try:
             self._clone_all([each.id for each in between], volumes)
         finally:

@@ -19,15 +19,8 @@ from fisk_core.errors import FiskError
 from fisk_core.services import events
 from fisk_core.supervision import Supervisor, keeping
 from tests.engines import BLOCK, MIB, make_volume, read
-from tests.supervisors import (
-    configure,
-    connected,
-    leavings,
-    processes_of,
-    reconnected,
-    supervising,
-    until,
-)
+from tests.supervisors import configure, connected, leavings, processes_of, reconnected, supervising
+from tests.waiting import until
 
 
 @pytest.fixture

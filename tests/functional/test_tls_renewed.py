@@ -19,12 +19,13 @@ from fisk_core.dataplane.renewal import Renewal
 from fisk_core.dataplane.server import ServeOptions
 from fisk_core.dataplane.spec import TlsOptions
 from fisk_core.errors import FiskError
-from tests.acceptors import Accepted, wait_for
+from tests.acceptors import Accepted
 from tests.disks import USUAL, make_pool, make_spec
 from tests.fiskds import Fiskd, running
 from tests.functional.test_fiskd_auth import certificate
 from tests.nbd_servers import make_certificates
 from tests.servers import Served
+from tests.waiting import until
 
 SIZE = 1 << 20
 BAD = "TLS goes on with what it had: the certificate or key in"
@@ -93,14 +94,14 @@ def test_nbd(
         client.write(0, b"before")
         (used / "server-key.pem").write_bytes((authorities[1] / "server-key.pem").read_bytes())
         told = Told(capfd)
-        wait_for(lambda: BAD in told())  # the key alone is none of the certificate's
+        until(lambda: BAD in told())  # the key alone is none of the certificate's
         with NbdClient.connect(uri, tls=first) as another:
             assert another.read(0, 6) == b"before"
         shutil.copytree(authorities[1], used, dirs_exist_ok=True)
-        wait_for(lambda: connects(uri, second))
+        until(lambda: connects(uri, second))
         assert not connects(uri, first)
         (used / "server-cert.pem").write_text("nothing of the kind")
-        wait_for(lambda: told().count(BAD) == 2)
+        until(lambda: told().count(BAD) == 2)
         assert connects(uri, second)
         client.write(6, b" and after")
         assert client.read(0, 16) == b"before and after"
@@ -165,10 +166,10 @@ def test_https(home: Path, tmp_path: Path) -> None:
         assert healthy(connection)
         (used / "cert.pem").write_text("nothing of the kind")
         os.kill(fiskd.pid, signal.SIGHUP)
-        wait_for(lambda: "HTTPS goes on with the certificate it had" in fiskd.log)
+        until(lambda: "HTTPS goes on with the certificate it had" in fiskd.log)
         assert reached(fiskd, authorities[0])()
         shutil.copytree(tmp_path / "two", used, dirs_exist_ok=True)
-        wait_for(reached(fiskd, authorities[1]))
+        until(reached(fiskd, authorities[1]))
         assert not reached(fiskd, authorities[0])()
         assert healthy(connection)
         assert connection.sock is sock

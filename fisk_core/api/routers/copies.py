@@ -2,6 +2,7 @@
 """Snapshots, clones, and going back to one."""
 
 from dataclasses import dataclass
+from uuid import uuid4
 
 from pydantic import Field
 
@@ -26,17 +27,19 @@ class NewSnapshot(Creation):
     attributes: Attributes | None = None
 
 
-class Member(Body):
+class Member(Creation):
     """One Fisk of a group, and what its snapshot is called."""
 
     fisk: Ref
     name: Name
+    attributes: Attributes | None = None
 
 
 class NewGroup(Body):
     """Snapshots of several Fisks at one point in time."""
 
     snapshots: list[Member] = Field(min_length=1, max_length=limits.MAX_GROUP)
+    role: RoleLabel = Role.SNAPSHOT.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,13 @@ def create_snapshot(services: Given, ref: RefInPath, new: NewSnapshot) -> Fisk:
 )
 def create_group_snapshot(services: Given, new: NewGroup) -> Made:
     """Take snapshots of several Fisks at one point in time: all of them or none."""
-    return Made(services.engine.group_snapshot([(each.fisk, each.name) for each in new.snapshots]))
+    made = services.engine.group_snapshot(
+        [(each.fisk, each.name) for each in new.snapshots],
+        role=new.role,
+        attributes=[each.attributes for each in new.snapshots],
+        ids=[each.id or str(uuid4()) for each in new.snapshots],
+    )
+    return Made(made)
 
 
 @router.operation(

@@ -43,7 +43,6 @@ class Snapshot(FiskLister):
             if len(pairs) == 1:
                 made = [engine.snapshot(*pairs[0], role=role or "snapshot", attributes=labels)]
             else:
-                made = engine.group_snapshot(pairs)
-                if role or labels:
-                    made = [engine.set(fisk.id, role=role, attributes=dict(labels)) for fisk in made]
+                each = [labels for _ in pairs]
+                made = engine.group_snapshot(pairs, role=role or "snapshot", attributes=each)
         return HEADINGS, [row(fisk) for fisk in made]
