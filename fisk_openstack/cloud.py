@@ -88,15 +88,20 @@ class Cloud:
             return False
         return True
 
+    @property
+    def _identity(self) -> Any:
+        """Keystone: that of version 3, the only one there still is."""
+        return self._connection.identity
+
     def projects(self) -> frozenset[str]:
         """Give the ids of all projects; raises Forbidden for who is no administrator."""
         with _errors():
-            return frozenset(each.id for each in self._connection.identity.projects())
+            return frozenset(each.id for each in self._identity.projects())
 
     def regions(self) -> list[str]:
         """Give the regions of the cloud."""
         with _errors():
-            return [each.id for each in self._connection.identity.regions()]
+            return [each.id for each in self._identity.regions()]
 
     def volume_hosts(self) -> frozenset[str]:
         """Give ``HOST@BACKEND#POOL`` of every back end of Cinder that is a Fisk one."""

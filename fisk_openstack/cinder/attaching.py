@@ -47,8 +47,9 @@ class Attaching(Images):
         }
         return {"driver_volume_type": self.protocol, "data": data}
 
-    def terminate_connection(self, volume: Any, connector: Any, **kwargs: Any) -> None:
-        """Nothing is left to do: the host has detached it."""
+    def terminate_connection(self, volume: Any, connector: Any, **kwargs: Any) -> bool:
+        """Nothing is left to do: the host has detached it.  Gives whether others share what it had."""
+        return False
 
     def terminate_connection_snapshot(self, snapshot: Any, connector: Any, **kwargs: Any) -> None:
         """The same for a snapshot."""

@@ -13,7 +13,7 @@ from fisk_openstack.cinder.migrating import Migrating
 from fisk_openstack.cinder.stats import Stats
 
 
-@interface.volumedriver  # type: ignore[untyped-decorator]
+@interface.volumedriver
 class FiskDriver(
     Encryption,
     Targets,
@@ -21,9 +21,9 @@ class FiskDriver(
     Managing,
     Migrating,
     Stats,
-    driver.CloneableImageVD,
-    driver.MigrateVD,
-    driver.ManageableVD,
+    driver.CloneableImageVD,  # type: ignore[misc]  # Cinder carries no types
+    driver.MigrateVD,  # type: ignore[misc]  # Cinder carries no types
+    driver.ManageableVD,  # type: ignore[misc]  # Cinder carries no types
 ):
     """Volumes as Fisks of one pool.
 

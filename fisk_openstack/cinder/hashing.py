@@ -8,7 +8,7 @@ nothing was written to since it was made of an image is not read again.
 import hashlib
 import io
 import time
-from typing import Any
+from typing import IO, Any, cast
 
 from oslo_config import cfg
 
@@ -55,7 +55,7 @@ def hash_of(engine: RemoteEngine, fisk: Fisk, algorithm: str) -> str:
     found = fisk.attributes.get(key) or _inherited(engine, fisk, key)
     if not found:
         stream = _Digest(algorithm)
-        engine.download(fisk.id, stream)
+        engine.download(fisk.id, cast(IO[bytes], stream))
         found = stream.digest.hexdigest()
     engine.set(fisk.id, attributes={key: found})
     return found

@@ -2,6 +2,7 @@
 """The cloud of a command: that of the OpenStack client, or the one the environment names."""
 
 import os
+from typing import Any
 
 from fisk_core.cli.base import FiskCommand
 from fisk_core.errors import InvalidValue, MissingTool, Unauthenticated
@@ -15,7 +16,8 @@ class CloudCommand(FiskCommand):
         """Give the cloud, None when none is named; raises Unauthenticated, MissingTool."""
         if not hasattr(self.app, "client_manager"):
             return _of_environment()
-        told = self.app.cloud.config
+        client: Any = self.app
+        told = client.cloud.config
         if not (told.get("auth_url") or (told.get("auth") or {}).get("auth_url")):
             return None
         return self._of_client()
@@ -25,9 +27,10 @@ class CloudCommand(FiskCommand):
         from openstack.connection import Connection
         from openstack.exceptions import SDKException
 
-        options = self.app.options
+        client: Any = self.app
+        options = client.options
         try:
-            return Cloud(Connection(config=self.app.cloud_config.get_one(options.cloud, argparse=options)))
+            return Cloud(Connection(config=client.cloud_config.get_one(options.cloud, argparse=options)))
         except SDKException as problem:
             raise Unauthenticated(f"the cloud cannot be asked: {problem}") from problem
 

@@ -7,6 +7,7 @@ before all of it is there.
 """
 
 import io
+from typing import IO, cast
 
 from fisk_core.errors import AlreadyExists, NotFound
 from fisk_core.model import Fisk
@@ -37,7 +38,7 @@ def ingest(engine: Verbs, stream: HashedStream, image_id: str, pool: str, projec
     is_encrypted = formats.detect(head) == "luks"
     return import_image(
         engine,
-        stream,
+        cast(IO[bytes], stream),
         name,
         format=formats.RAW if is_encrypted else None,
         pool=pool,

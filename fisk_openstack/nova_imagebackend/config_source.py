@@ -9,7 +9,7 @@ from oslo_config import sources
 from fisk_openstack.nova_imagebackend.finder import Finder
 
 
-class FiskConfigurationSourceDriver(sources.ConfigurationSourceDriver):  # type: ignore[misc]  # no types there
+class FiskConfigurationSourceDriver(sources.ConfigurationSourceDriver):
     """``[DEFAULT] config_source = fisk`` with ``[fisk] driver = fisk``."""
 
     def open_source_from_opt_group(self, conf: Any, group_name: str) -> "Nothing":
@@ -23,9 +23,9 @@ class FiskConfigurationSourceDriver(sources.ConfigurationSourceDriver):  # type:
         return []
 
 
-class Nothing(sources.ConfigurationSource):  # type: ignore[misc]
+class Nothing(sources.ConfigurationSource):
     """A source without a single option."""
 
-    def get(self, group_name: str, option_name: str, opt: Any) -> tuple[Any, None]:
+    def get(self, group_name: str | None, option_name: str, opt: Any) -> tuple[Any, None]:
         """Say that an option is not here."""
         return sources._NoValue, None

@@ -53,7 +53,7 @@ class GuestDisk(vconfig.LibvirtConfigGuestDisk):  # type: ignore[misc]  # Nova c
     def __init__(self, like: Any = None, **options: Any) -> None:
         super().__init__(**options)
         if like is not None:
-            vars(self).update(vars(like))
+            self.__dict__.update(vars(like))
 
     def format_dom(self) -> Any:
         """Give the XML."""

@@ -140,7 +140,7 @@ class Moving:
 
     def _give_again(self, instance: Any, name: str, kept: str) -> None:
         own = f"{instance.uuid}/{name}"
-        attributes = daemon.engine().get(kept).attributes | {Kind.DISK.value: own}
+        attributes = {**daemon.engine().get(kept).attributes, Kind.DISK.value: own}
         daemon.engine().clone(
             kept,
             fisk_name(Kind.DISK, own),

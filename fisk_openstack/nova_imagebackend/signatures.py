@@ -91,7 +91,7 @@ class UnknownNova(ImportError):
 
 def signature(method: Callable[..., Any]) -> str:
     """Give the parameters of a method as ``KNOWN`` has them."""
-    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    stars: dict[object, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     return ", ".join(
         f"{stars.get(each.kind, '')}{each.name}{'' if each.default is each.empty else '='}"
         for each in inspect.signature(method).parameters.values()

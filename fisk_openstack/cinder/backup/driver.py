@@ -30,7 +30,7 @@ VOLUME = "openstack.backup.volume"
 _LOOK_SECONDS = 5.0
 
 
-@interface.backupdriver  # type: ignore[untyped-decorator]
+@interface.backupdriver
 class FiskBackupDriver(BackupDriver):  # type: ignore[misc]  # Cinder carries no types
     """Backups in pools, and in directories."""
 
