@@ -3,7 +3,11 @@
 
 A read with RWF_NOWAIT that finds nothing cached has made the kernel begin to read it.  So the reads of a
 batch all start at once; the next rounds of the loop try them again, and most are there by then.  What is
-still missing after PATIENCE, and what a file system cannot be asked this way, goes to a thread.
+still missing after a while, and what a file system cannot be asked this way, goes to a thread.
+
+Looking again and again is the quickest way to see what comes from a fast disk, and costs a core meanwhile.  A
+disk that seldom answers within PATIENCE is a slow one: its reads go to threads after LITTLE_PATIENCE; should
+it answer even within that, it is a fast one again.
 """
 
 import os
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
 
 PATIENCE = 0.003
 """seconds a read is tried again before a thread waits for it"""
+LITTLE_PATIENCE = 0.0002
+"""the same where that is seldom worth it"""
+_MEMORY = 32
+"""reads after which what became of one before counts little"""
 THREADS = 8
 
 
@@ -46,6 +54,8 @@ class ColdReads:
         self._server = server
         self._small: list[Batch] = []
         self._large: list[Request] = []
+        self._late = 0.0
+        """share of the last reads that took longer than they were waited for"""
         self.windows = USUAL.window
         """bytes read ahead of a stream, at first and at most"""
         server.loop.rounds.append(self.retry)
@@ -97,7 +107,7 @@ class ColdReads:
         """Answer what is cached by now; True while reads are worth another round at once."""
         if not self._small and not self._large:
             return False
-        deadline = time.monotonic() - PATIENCE
+        deadline = time.monotonic() - (PATIENCE if self._late < 0.5 else LITTLE_PATIENCE)
         progress = self._retry_small(deadline)
         progress = self._retry_large(deadline) or progress
         if not progress:
@@ -111,7 +121,9 @@ class ColdReads:
             answer = partial(self._server.transmission.answer_reads, conn, batch.reads, batch.received)
             batch.reads = [] if conn.closed else self._server.guard(conn, answer) or []
             progress = progress or len(batch.reads) < before
+            self._note(before - len(batch.reads), late=False)
             if batch.reads and batch.since < deadline:
+                self._note(len(batch.reads), late=True)
                 for cookie, offset, length in batch.reads:
                     request = Request(conn, 0, CMD_READ, cookie, offset, length, received=batch.received)
                     self.fetch(request)
@@ -121,6 +133,11 @@ class ColdReads:
             conn.ended(before - len(batch.reads))
         return progress
 
+    def _note(self, count: int, *, late: bool) -> None:
+        """Remember whether reads came in time."""
+        if count:
+            self._late += (late - self._late) * min(1.0, count / _MEMORY)
+
     def _retry_large(self, deadline: float) -> bool:
         requests, self._large = self._large, []
         for request in requests:
@@ -128,6 +145,7 @@ class ColdReads:
             if answered is False and request.since >= deadline:
                 self._large.append(request)
                 continue
+            self._note(1, late=answered is False)
             if answered is False:
                 self.fetch(request)
             request.conn.ended(1, request.length)

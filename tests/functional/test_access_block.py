@@ -44,11 +44,11 @@ def usable(path: AccessPath) -> None:
 
 @contextmanager
 def attached(
-    engine: Engine, path: AccessPath, *, size: int = SIZE, **options: Any
+    engine: Engine, path: AccessPath, *, size: int = SIZE, attributes: Any = None, **options: Any
 ) -> Iterator[tuple[Path, dict[str, Any], NbdClient]]:
     """Serve a new Fisk and reach it by ``path``; nothing may be left behind in the end."""
     usable(path)
-    fisk = engine.create("disk", size)
+    fisk = engine.create("disk", size, attributes=attributes)
     directory = engine.home.run / "access"
     with serving(engine, "disk") as (worker, client):
         details = path.plan(fisk, worker.uri, directory, read_only=False, options=options)
