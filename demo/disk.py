@@ -7,7 +7,7 @@ up, written all the time).
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from demo.initramfs import build_initramfs
@@ -31,11 +31,17 @@ _SECTOR = 512
 
 
 def build_disk(
-    target: Path, cache: Path, scratch: Path, init: Path = INIT, modules: Sequence[str] = MODULES
+    target: Path,
+    cache: Path,
+    scratch: Path,
+    init: Path = INIT,
+    modules: Sequence[str] = MODULES,
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write the disk as qcow2 to ``target``; ``scratch`` is emptied afterwards.  Raises DemoFailed.
 
-    ``init`` is the script the guest runs as process 1, ``modules`` are loaded before.
+    ``init`` is the script the guest runs as process 1, ``modules`` are loaded before; ``files`` are in
+    its file system, by name.
     """
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -44,7 +50,7 @@ def build_disk(
     _partition(raw)
     initramfs = build_initramfs(kernel, scratch, init, modules)
     _place(_boot_partition(kernel, initramfs, scratch), raw, BOOT_START)
-    _place(_root_partition(scratch), raw, ROOT_START)
+    _place(_root_partition(scratch, files or {}), raw, ROOT_START)
     _make_bootable(raw)
     call(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, target])
     shutil.rmtree(scratch)
@@ -83,11 +89,11 @@ def _copy_in(part: Path, source: Path, name: str) -> None:
     call(["mcopy", "-i", part, source, f"::{name}"])
 
 
-def _root_partition(scratch: Path) -> Path:
+def _root_partition(scratch: Path, files: Mapping[str, bytes]) -> Path:
     content = scratch / "root"
     content.mkdir()
-    for counter in ("boots", "ticks"):
-        (content / counter).write_text("0\n")
+    for name, data in {"boots": b"0\n", "ticks": b"0\n", **files}.items():
+        (content / name).write_bytes(data)
     part = scratch / "root.part"
     call(["mke2fs", "-q", "-t", "ext4", "-L", "root", "-d", content, part, f"{ROOT_SIZE // 1024}k"])
     return part

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image to boot servers of: 25 MiB, no network needed, says on its console what it sees.
+"""An image to boot servers of: 25 MiB, no network needed, QEMU's agent in it, tells its console what it sees.
 
 ``python -m devstack.ministack.image DIRECTORY`` writes ``tiny.qcow2`` and ``tiny.raw`` there.  What the
 console says is written down in ``guest/init.sh``.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from demo import disk, initramfs, kernel
 from demo.run import DemoFailed
+from devstack.ministack import agent
 from devstack.ministack.errors import MinistackError
 from devstack.ministack.place import CHECKOUT
 from devstack.ministack.processes import call
@@ -19,10 +20,10 @@ NAME = "tiny"
 SIZE = disk.SIZE
 """bytes of the raw one"""
 INIT = Path(__file__).parent / "guest" / "init.sh"
-# Disks behind virtio, SCSI and IDE; what a config drive may be formatted as; the power button.
+# Disks behind virtio, SCSI and IDE; what a config drive may be formatted as; the power button; agents.
 MODULES = [
     *("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "sr_mod", "ata_piix"),
-    *("isofs", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "button", "evdev"),
+    *("isofs", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "button", "evdev", "virtio_console"),
 ]
 _CACHE = CHECKOUT / ".work" / "cache"
 
@@ -37,7 +38,8 @@ def build(directory: Path) -> tuple[Path, Path]:
     made_of = _made_of()
     if not stamp.exists() or stamp.read_text() != made_of:
         try:
-            disk.build_disk(qcow2, _CACHE, directory / "build", INIT, MODULES)
+            files = {agent.ARCHIVE: agent.pack()}
+            disk.build_disk(qcow2, _CACHE, directory / "build", INIT, MODULES, files)
         except DemoFailed as problem:
             raise MinistackError(f"the image cannot be built: {problem}") from None
         call(["qemu-img", "convert", "-O", "raw", qcow2, raw])
@@ -46,7 +48,7 @@ def build(directory: Path) -> tuple[Path, Path]:
 
 
 def _made_of() -> str:
-    modules = (disk, initramfs, kernel)
+    modules = (agent, disk, initramfs, kernel)
     files = [INIT, Path(__file__), *(Path(each.__file__ or "") for each in modules)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 

@@ -6,6 +6,7 @@
 #   config-drive DEVICE UUID NAME       disk DEVICE N marker WORDS       wrote DEVICE WORDS
 #   verified DEVICE KIB at KIB          size DEVICE N                    gone DEVICE
 #   DAMAGED DEVICE KIB at KIB           boot N                           tick N
+#   agent at PORT
 b=/bin/busybox
 $b mount -t devtmpfs none /dev
 $b mount -t proc none /proc
@@ -95,6 +96,15 @@ for event in /sys/class/input/event*; do
     if $b grep -q "Power Button" "$event/device/name"; then
         exec 3<"/dev/input/${event##*/}"
         ($b head -c 24 <&3 >/dev/null && : >/tmp/off) &
+    fi
+done
+
+# The agent takes its room in memory only where QEMU has a port for it.
+for port in /sys/class/virtio-ports/*; do
+    if $b grep -q -s org.qemu.guest_agent.0 "$port/name"; then
+        $b gunzip -c /disk/agent.tgz | $b tar -x -C / && $b mkdir -p /run /var/run /usr/var/run
+        /usr/sbin/qemu-ga -m virtio-serial -p "/dev/${port##*/}" -t /tmp &
+        echo "agent at ${port##*/}"
     fi
 done
 

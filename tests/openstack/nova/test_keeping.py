@@ -3,6 +3,7 @@
 
 import pytest
 
+from demo.disk import ROOT_START
 from devstack.ministack import image as tiny
 from fisk_core.client import RemoteEngine
 from fisk_openstack.labels import Kind
@@ -49,10 +50,34 @@ def test_a_snapshot_of_a_stopped_server(boot: Boot, engine: RemoteEngine) -> Non
     server.says(r"^boot 2 of")
 
 
-def test_a_snapshot_that_must_be_quiet_fails_without_an_agent(boot: Boot, make: clouds.Maker) -> None:
+def must_be_replayed(engine: RemoteEngine, ref: str) -> bool:
+    """Whether a guest wrote to its file system when it was kept: EXT4_FEATURE_INCOMPAT_RECOVER is set."""
+    with engine.open_disk(ref) as disk:
+        super_block = bytes(disk.read(ROOT_START + 1024, 1024))
+    assert super_block[0x38:0x3A] == b"\x53\xef"
+    return bool(super_block[0x60] & 4)
+
+
+def test_a_snapshot_of_a_guest_with_an_agent_is_quiet(
+    boot: Boot, make: clouds.Maker, engine: RemoteEngine
+) -> None:
     file, _ = tiny.build(PLACE.parent / "images")
     image = make.image(file, "qcow2")
     boot.cloud.image.update_image(image, hw_qemu_guest_agent="yes", os_require_quiesce="yes")
+    for image_id, busy in ((None, True), (image.id, False)):
+        server = boot(image_id=image_id) if image_id else boot()
+        assert busy or server.says(r"^agent at ")
+        server.says(r"^tick 1$")
+        own = image_of(boot, server)
+        assert must_be_replayed(engine, clouds.fisk_of(engine, Kind.IMAGE, own).id) is busy
+        server.goes_on()
+        server.remove()
+
+
+def test_a_snapshot_that_must_be_quiet_fails_without_an_agent(boot: Boot, make: clouds.Maker) -> None:
+    file, _ = tiny.build(PLACE.parent / "images")
+    image = make.image(file, "qcow2")
+    boot.cloud.image.update_image(image, os_require_quiesce="yes")
     server = boot(image_id=image.id)
     server.says(r"^tick 1$")
     made = boot.cloud.compute.create_server_image(server.own, clouds.unique("kept"), wait=False)
