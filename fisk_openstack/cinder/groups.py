@@ -83,7 +83,7 @@ class Groups(Volumes):
             for source, each in zip(sources, volumes, strict=True)
         ]
         # Left behind by a crash, they are snapshots that Cinder does not know: reconciling finds them.
-        marks = [labels(Kind.SNAPSHOT, each.name_id) for each in volumes]
+        marks = [labels(Kind.SNAPSHOT, each.name_id, project=each.project_id) for each in volumes]
         between = self.engine.group_snapshot(pairs, attributes=marks)
         try:
             self._clone_all([each.id for each in between], volumes)
