@@ -6,8 +6,9 @@ import random
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -429,11 +430,20 @@ def test_closed_streams(fisk: Command) -> None:
     assert files(fisk.home / "pools") == before
 
 
+def processor_seconds(run: Callable[[], object]) -> float:
+    """Give the least processor time of three runs of a program; other people use the machine, too."""
+    used = []
+    for _ in range(3):
+        before = os.times()
+        run()
+        after = os.times()
+        used.append(sum(after[2:4]) - sum(before[2:4]))  # of children: in themselves, in the system
+    return min(used)
+
+
 def test_start_is_quick(fisk: Command) -> None:
-    """Processor time, as others use the machine too; most of it goes into loading SQLAlchemy and numpy."""
+    """A list takes little more than loading what it cannot do without."""
+    needed = [sys.executable, "-c", "import sqlalchemy, numpy, cliff.app, oslo_config.cfg, rich.console"]
     fisk("list")
-    before = os.times()
-    fisk("list")
-    after = os.times()
-    used = after.children_user - before.children_user + after.children_system - before.children_system
-    assert used < 1.0
+    least = processor_seconds(lambda: subprocess.run(needed, env=fisk.environment, check=True))
+    assert processor_seconds(lambda: fisk("list")) < 2.5 * least
