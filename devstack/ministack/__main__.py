@@ -44,7 +44,10 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         )
     run = verbs.add_parser("exec", help="run a command beside the cloud, with openrc read")
     run.add_argument("command", nargs=argparse.REMAINDER)
-    return parser.parse_args(words)
+    chosen = parser.parse_args(words)
+    if chosen.computes > 1 and chosen.backend != first:
+        parser.error(f"--computes {chosen.computes} takes the back end {first}")
+    return chosen
 
 
 def main() -> int:
