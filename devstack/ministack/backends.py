@@ -95,8 +95,10 @@ class Fisk(Backend):
         return (CATALOG,) if self.place.computes > 1 else ()
 
     def settings(self) -> dict[str, object]:
-        """The catalog that several hosts share."""
-        return {"catalog": CATALOG}
+        """The catalog that several hosts share, and how the first finds the daemons of the others."""
+        _, *others = hosts_of(self.place)
+        urls = {each.name: f"unix://{each.data / 'fisk' / 'run' / 'fiskd.sock'}" for each in others}
+        return {"catalog": CATALOG, "others": ",".join(f"{name}:{url}" for name, url in urls.items())}
 
     def settings_of(self, host: ComputeHost) -> dict[str, object]:
         """The daemon's home."""

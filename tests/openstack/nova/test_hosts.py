@@ -80,6 +80,12 @@ def confirmed(server: Server, before: Host) -> None:
     assert before.leavings(server.own) == []
 
 
+def marker(engine: RemoteEngine, fisk: str) -> str:
+    """Give what a guest wrote into a disk it found."""
+    with engine.open_disk(fisk) as disk:
+        return disk.read(8 * SECTOR, SECTOR).rstrip(b"\0\n").decode()
+
+
 class Data:
     """A volume whose content goes wherever its server goes."""
 
@@ -109,8 +115,7 @@ class Data:
         detach(self.server, self.volume)
         self.server.says(rf"^gone {self.disk}")
         fisk = clouds.fisk_of(self.engine, Kind.VOLUME, self.volume.id)
-        with self.engine.open_disk(fisk.id) as disk:
-            assert disk.read(8 * SECTOR, SECTOR).rstrip(b"\0\n").decode() == self.words
+        assert marker(self.engine, fisk.id) == self.words
 
     def again(self) -> None:
         """Detach it and attach it."""
@@ -174,6 +179,27 @@ def test_a_server_is_resized_to_another_host(
     server.remove()
     server.leaves_nothing()
     assert one.leavings(server.own) == []
+
+
+def test_a_volume_is_changed_while_another_host_has_it(
+    boot: Boot, two: Host, make: clouds.Maker, engine: RemoteEngine
+) -> None:
+    server = boot(host=two.name)
+    server.says(r"^tick 1$")
+    data = Data(server, make.volume(), engine)
+    snapshot = make.snapshot(data.volume)
+    copies = [
+        clouds.fisk_of(engine, Kind.SNAPSHOT, snapshot.id),
+        clouds.fisk_of(engine, Kind.VOLUME, make.volume(source_volume_id=data.volume.id).id),
+        clouds.fisk_of(engine, Kind.IMAGE, make.image_of(data.volume).id),
+    ]
+    for copy in copies:
+        assert marker(engine, copy.id) == data.words
+    server.cloud.block_storage.extend_volume(data.volume.id, 2)
+    server.says(rf"^size {data.disk} {2 * GIB // SECTOR}")
+    is_at(server, two)
+    data.detach()
+    server.goes_on()
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["dead", "cut-off"])
