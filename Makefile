@@ -3,6 +3,7 @@
 #   make demo     a whole OpenStack on Fisk, shown; it stays   make demo-core  the engine alone, on a real disk
 #   make test     check, then run all tests               make check   ruff, mypy, documentation
 #   make test-openstack  tests of the adapters, in a cloud    make tempest  OpenStack's own tests, in a cloud
+#   make test-hosts  both, for what takes two compute hosts
 #   make bench    measure beside nbdkit and qemu-nbd      make docs    build the manual
 #   make proof    try to break every promise, 15 minutes   make soak HOURS=n  the same without end
 #   make deps     only install what the others need        make samples  options, policy and OpenAPI, from the code
@@ -24,7 +25,7 @@ MINISTACK := devstack/ministack/ministack
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo demo-core tempest test-openstack test bench proof soak strength check lint types docs samples deps clean system-demo system-test system-bench system-check system-base
+.PHONY: demo demo-core tempest test-openstack test-hosts test bench proof soak strength check lint types docs samples deps clean system-demo system-test system-bench system-check system-base
 
 # The cloud installs what it needs by itself: packages of the profile "cloud", a Python environment of its own.
 demo:
@@ -39,6 +40,11 @@ tempest:
 
 test-openstack:
 	$(MINISTACK) exec python -m pytest tests/openstack $(PYTEST_ARGS)
+
+# Another cloud, for which that of the others must be down.
+test-hosts:
+	$(MINISTACK) --computes 2 exec python -m pytest tests/openstack/nova/test_hosts.py $(PYTEST_ARGS)
+	$(MINISTACK) --computes 2 tempest hosts
 
 test: system-test check
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
@@ -102,6 +108,8 @@ clean:
 	for backend in fisk stock; do \
 	    [ ! -d .work/ministack/$$backend ] || \
 	    PYTHONPATH=. .work/ministack/venv/bin/python -m devstack.ministack --backend $$backend down || exit; \
+	    [ ! -d .work/ministack/$$backend-2 ] || PYTHONPATH=. .work/ministack/venv/bin/python \
+	        -m devstack.ministack --backend $$backend --computes 2 down || exit; \
 	done
 	rm -rf $(VENV) .work build dist doc/build *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find bench demo devstack fisk_core fisk_openstack proof tests -name __pycache__ -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ from oslo_config import cfg
 
 from fisk_core.client import Patience, RemoteEngine
 from fisk_core.errors import InvalidValue
+from fisk_openstack.elsewhere import Everywhere
 
 _PATIENCE = Patience(connect=30.0)
 """What a service was asked for waits for a daemon that is being restarted or upgraded, and does not fail."""
@@ -18,6 +19,13 @@ OPTIONS = [
     ),
     cfg.StrOpt("fisk_token_file", help="File with the bearer token for a daemon reached over TCP."),
     cfg.StrOpt("fisk_cacert", help="Certificates (PEM) the daemon's own is checked against."),
+    cfg.DictOpt(
+        "fisk_hosts",
+        default={},
+        help="The daemons of other hosts with the same catalog, as HOST:URL, with commas between; HOST is"
+        " what the daemon calls its host. What is attached there is snapshotted, copied and grown there."
+        " Token and certificates are those of fisk_url.",
+    ),
     cfg.StrOpt("fisk_pool", default="default", help="Pool in which this service makes Fisks."),
 ]
 
@@ -27,8 +35,10 @@ def connect(settings: Any) -> RemoteEngine:
 
     Connects when it is first used.  Raises InvalidValue.
     """
-    token = _token(settings.fisk_token_file)
-    return RemoteEngine.open(settings.fisk_url, token, cacert=settings.fisk_cacert, patience=_PATIENCE)
+    how = {"token": _token(settings.fisk_token_file), "cacert": settings.fisk_cacert, "patience": _PATIENCE}
+    found = Everywhere.open(settings.fisk_url, **how)
+    found.others = {host: RemoteEngine.open(url, **how) for host, url in settings.fisk_hosts.items()}
+    return found
 
 
 def _token(path: str | None) -> str | None:

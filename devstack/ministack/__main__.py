@@ -24,6 +24,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="ministack", description=__doc__)
     first, where = next(iter(BACKENDS)), CHECKOUT / ".work" / "ministack"
     parser.add_argument("--backend", choices=list(BACKENDS), default=first, help="what blocks are kept on")
+    parser.add_argument("--computes", type=int, choices=(1, 2), default=1, help="how many compute hosts")
     parser.add_argument("--directory", type=Path, default=where, help="where to live")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("up", help="start the cloud, or what of it does not run")
@@ -33,7 +34,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     logs.add_argument("service", nargs="?", default="")
     tests = verbs.add_parser("tempest", help="run the tests of the services against it")
     tests.add_argument(
-        "wanted", nargs="*", metavar="smoke|all|report|REGEX", help="which ones; all if not said"
+        "wanted", nargs="*", metavar="smoke|all|hosts|report|REGEX", help="which ones; all if not said"
     )
     for name, what in (("demo", "show it"), ("compare", "measure every back end; writes the record")):
         story = verbs.add_parser(name, help=what)
@@ -43,14 +44,16 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         )
     run = verbs.add_parser("exec", help="run a command beside the cloud, with openrc read")
     run.add_argument("command", nargs=argparse.REMAINDER)
-    return parser.parse_args(words)
+    chosen = parser.parse_args(words)
+    if chosen.computes > 1 and chosen.backend != first:
+        parser.error(f"--computes {chosen.computes} takes the back end {first}")
+    return chosen
 
 
 def main() -> int:
     """Do what the command line asks."""
     chosen = arguments()
-    place = Place((chosen.directory / chosen.backend).resolve(), chosen.backend)
-    stack = Stack(place, say)
+    stack = Stack(Place.below(chosen.directory, chosen.backend, chosen.computes), say)
     try:
         return VERBS[chosen.verb](stack, chosen)
     except MinistackError as problem:
@@ -111,16 +114,20 @@ def demo(stack: Stack, chosen: argparse.Namespace) -> int:
 
 def compare(stack: Stack, chosen: argparse.Namespace) -> int:
     """Measure all back ends."""
-    places = [Place((chosen.directory / name).resolve(), name) for name in BACKENDS]
+    places = [Place.below(chosen.directory, name) for name in BACKENDS]
     show.compare(places, say, chosen.size, chosen.servers)
     return 0
 
 
 def execute(stack: Stack, chosen: argparse.Namespace) -> int:
     """Run a command with the environment of ``openrc``; gives its exit status."""
-    path = f"{stack.place.venv / 'bin'}:{os.environ['PATH']}"
+    more = {
+        "PATH": f"{stack.place.venv / 'bin'}:{os.environ['PATH']}",
+        "MINISTACK_PLACE": str(stack.place.directory),
+        "MINISTACK_COMPUTES": str(stack.place.computes),
+    }
     with running(stack):
-        return subprocess.call(chosen.command, env={**os.environ, **furniture.rc(stack.place), "PATH": path})
+        return subprocess.call(chosen.command, env={**os.environ, **furniture.rc(stack.place), **more})
 
 
 def status(stack: Stack, chosen: argparse.Namespace) -> int:

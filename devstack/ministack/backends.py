@@ -5,11 +5,15 @@ import uuid
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from devstack.ministack.hosts import ComputeHost, hosts_of
 from devstack.ministack.place import Place
 from devstack.ministack.processes import Daemons
 from devstack.ministack.services import ceph
 from devstack.ministack.services.base import Service
 from devstack.ministack.services.fiskd import Fiskd
+
+CATALOG = "fisk"
+"""name of the database that is the catalog of several hosts"""
 
 
 class Backend(ABC):
@@ -28,12 +32,24 @@ class Backend(ABC):
     def prepare(self) -> None:  # noqa: B027  # most have nothing to do
         """Do what must be done before anything starts."""
 
+    def databases(self) -> tuple[str, ...]:
+        """Give the databases it wants to be there before its daemons start."""
+        return ()
+
     def settings(self) -> dict[str, object]:
         """Give what the templates of this back end need."""
         return {}
 
     def templates(self) -> dict[str, str]:
         """Give more files: template → name below ``etc``."""
+        return {}
+
+    def settings_of(self, host: ComputeHost) -> dict[str, object]:
+        """Give what the templates of a host need beside ``settings``, or instead of them."""
+        return {}
+
+    def templates_of(self, host: ComputeHost) -> dict[str, str]:
+        """Give more files of a host: template → name below ``etc``."""
         return {}
 
 
@@ -71,16 +87,26 @@ class Fisk(Backend):
     name, volume_type = "fisk", "fisk"
 
     def services(self) -> list[Service]:
-        """One daemon."""
-        return [Fiskd(self.place, self.daemons)]
+        """One daemon on each host."""
+        return [Fiskd(self.place, self.daemons, host) for host in hosts_of(self.place)]
+
+    def databases(self) -> tuple[str, ...]:
+        """The catalog that several hosts share.  A host that is alone has it in a file."""
+        return (CATALOG,) if self.place.computes > 1 else ()
 
     def settings(self) -> dict[str, object]:
-        """The daemon's home."""
-        return {"fisk": self.place.data / "fisk"}
+        """The catalog that several hosts share, and how the first finds the daemons of the others."""
+        _, *others = hosts_of(self.place)
+        urls = {each.name: f"unix://{each.data / 'fisk' / 'run' / 'fiskd.sock'}" for each in others}
+        return {"catalog": CATALOG, "others": ",".join(f"{name}:{url}" for name, url in urls.items())}
 
-    def templates(self) -> dict[str, str]:
+    def settings_of(self, host: ComputeHost) -> dict[str, object]:
+        """The daemon's home."""
+        return {"fisk": host.data / "fisk"}
+
+    def templates_of(self, host: ComputeHost) -> dict[str, str]:
         """The daemon's own configuration."""
-        return {"fisk/fisk.conf.j2": "fisk.conf"}
+        return {"fisk/fisk.conf.j2": f"fisk{host.suffix}.conf"}
 
 
 BACKENDS = {each.name: each for each in (Fisk, Stock)}

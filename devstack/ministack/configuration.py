@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from devstack.ministack.hosts import ComputeHost
 from devstack.ministack.place import PORTS, Place
 
 FILES = {
@@ -15,18 +16,25 @@ FILES = {
     "cinder.conf.j2": "cinder/cinder.conf",
     "neutron.conf.j2": "neutron/neutron.conf",
     "nova.conf.j2": "nova/nova.conf",
-    "nova-compute.conf.j2": "nova-compute/nova.conf",
     "rabbitmq.conf.j2": "rabbitmq.conf",
-    "libvirtd.conf.j2": "libvirt/libvirtd.conf",
-    "qemu.conf.j2": "libvirt/qemu.conf",
 }
 """template → file below the place's ``etc``"""
+
+
+def of_host(host: ComputeHost) -> dict[str, str]:
+    """Give the same for what each host has."""
+    return {
+        "nova-compute.conf.j2": f"nova-compute{host.suffix}/nova.conf",
+        "libvirtd.conf.j2": f"libvirt{host.suffix}/libvirtd.conf",
+        "qemu.conf.j2": f"libvirt{host.suffix}/qemu.conf",
+    }
 
 
 def values(place: Place) -> dict[str, object]:
     """Give what templates may speak of."""
     return {
         "backend": place.backend,
+        "computes": place.computes,
         "data": place.data,
         "etc": place.etc,
         "log": place.log,
@@ -40,9 +48,13 @@ def values(place: Place) -> dict[str, object]:
 
 
 def write(place: Place, files: Mapping[str, str], more: Mapping[str, object]) -> None:
-    """Write every file, and those of the storage; ``more`` are the values it adds."""
-    for template, name in {**FILES, **files}.items():
+    """Write files, template → name; ``more`` are values of the host and of the storage."""
+    for template, name in files.items():
         write_one(place, template, name, more)
+
+
+def copy_paste(place: Place) -> None:
+    """Put the file beside Nova's configuration in which it finds its own API."""
     paste = place.etc / "nova" / "api-paste.ini"
     paste.write_bytes((place.venv / "etc" / "nova" / "api-paste.ini").read_bytes())
 

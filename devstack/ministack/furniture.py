@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from openstack.connection import Connection
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 FLAVORS = {"m1.tiny": (128, 1, 1, 0, 0), "m1.small": (192, 1, 2, 0, 0), "m1.full": (128, 1, 1, 1, 64)}
 """name → MiB of memory, processors, GiB of root disk, GiB of ephemeral disk, MiB of swap"""
-_NOVA, _CINDER = ("compute", "conductor", "scheduler"), ("volume", "scheduler", "backup")
+_NOVA, _CINDER = ("conductor", "scheduler"), ("volume", "scheduler", "backup")
 _WAIT = 90
 """seconds"""
 
@@ -44,9 +45,10 @@ def arrange(stack: Stack) -> None:
         if not cloud.block_storage.find_type(name):
             cloud.block_storage.create_type(name=name, extra_specs=specs)
     give_image(place, cloud)
-    _wait(stack, cloud, [f"nova-{one}" for one in _NOVA])
-    if not any(cloud.compute.hypervisors()):
-        tables.find_hosts(place)
+    _wait(
+        stack, cloud, [f"nova-{one}" for one in _NOVA] + [f"nova-compute{one.suffix}" for one in stack.hosts]
+    )
+    _find_hosts(stack, cloud)
     _wait(stack, cloud, [f"cinder-{one}" for one in _CINDER])
 
 
@@ -67,10 +69,19 @@ def give_image(place: Place, cloud: Connection, name: str = image.NAME, kind: st
         raise MinistackError(f"Glance takes no image: {problem}") from None
 
 
+def _find_hosts(stack: Stack, cloud: Connection) -> None:
+    """Have Nova's API know all compute hosts, which say what they are only after that they are there."""
+    deadline = time.monotonic() + _WAIT
+    while len([*cloud.compute.hypervisors()]) < len(stack.hosts):
+        if time.monotonic() > deadline:
+            raise MinistackError(f"Nova does not know all hosts; see {stack.place.log}")
+        tables.find_hosts(stack.place)
+
+
 def _wait(stack: Stack, cloud: Connection, missing: Sequence[str]) -> None:
     """Wait until the workers ``missing`` have said that they are there; raises MinistackError."""
     deadline = time.monotonic() + _WAIT
-    while missing := _missing(cloud, missing):
+    while missing := _missing(stack, cloud, missing):
         ended = [name for name in missing if stack.daemons.get(name) is None]
         if ended or time.monotonic() > deadline:
             problem = f"ended: {', '.join(ended)}" if ended else f"not up: {', '.join(missing)}"
@@ -78,11 +89,30 @@ def _wait(stack: Stack, cloud: Connection, missing: Sequence[str]) -> None:
         time.sleep(0.2)
 
 
-def _missing(cloud: Connection, wanted: Sequence[str]) -> list[str]:
+def _missing(stack: Stack, cloud: Connection, wanted: Sequence[str]) -> list[str]:
     """Give those of the workers ``wanted`` that have not said that they are there."""
-    services = [*cloud.compute.services(), *cloud.block_storage.services()]
-    found = {one.binary for one in services if one.state == "up"}  # there may be dead ones beside it
+    suffixes = {host.name: host.suffix for host in stack.hosts}  # other services have other names of hosts
+    found = set()
+    for one in (*cloud.compute.services(), *cloud.block_storage.services()):
+        name = f"{one.binary}{suffixes.get(one.host, '')}"
+        if one.binary == "nova-compute":
+            there = one.state == "up" or one.is_forced_down  # which is for who did that to end
+            there = there and not _is_old(stack, name, one.updated_at)
+        else:
+            there = one.state == "up"
+        if there:
+            found.add(name)  # there may be dead ones beside it
     return [name for name in wanted if name not in found]
+
+
+def _is_old(stack: Stack, name: str, said: str | None) -> bool:
+    """Whether a worker said that it was there before it was started, and so is taken to be up still.
+
+    It is asked of nova-compute alone, which takes the longest: a server that goes there meanwhile fails.
+    """
+    if said is None:  # not once, but it is new
+        return False
+    return datetime.fromisoformat(said).replace(tzinfo=UTC) < stack.daemons.since(name)
 
 
 def rc(place: Place) -> dict[str, str]:

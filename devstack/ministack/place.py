@@ -34,6 +34,14 @@ class Place:
     directory: Path
     backend: str
     """``fisk`` or ``stock``"""
+    computes: int = 1
+    """how many compute hosts there are"""
+
+    @classmethod
+    def below(cls, directory: Path, backend: str, computes: int = 1) -> "Place":
+        """Give the one in a directory with several: each storage, and each number of hosts, has its own."""
+        name = f"{backend}-{computes}" if computes > 1 else backend
+        return cls((directory / name).resolve(), backend, computes)
 
     @property
     def venv(self) -> Path:

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from devstack.ministack.errors import MinistackError
@@ -54,6 +55,10 @@ class Daemons:
         except FileNotFoundError:
             return None
         return known if known.alive() else None
+
+    def since(self, name: str) -> datetime:
+        """Give when the daemon, which has a record, was started, in whole seconds."""
+        return datetime.fromtimestamp(int(self._record(name).stat().st_mtime), UTC)
 
     def start(
         self,

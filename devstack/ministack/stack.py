@@ -9,6 +9,7 @@ from contextlib import suppress
 from devstack.ministack import configuration, furniture, identity, tables
 from devstack.ministack.backends import BACKENDS
 from devstack.ministack.errors import MinistackError
+from devstack.ministack.hosts import hosts_of
 from devstack.ministack.place import PORTS, Place
 from devstack.ministack.processes import Daemons, waited
 from devstack.ministack.services import apis, hypervisor, messages, workers
@@ -24,7 +25,8 @@ class Stack:
         self.daemons = Daemons(place.run, place.log)
         self.backend = BACKENDS[place.backend](place, self.daemons)
         self.database = MariaDB(place, self.daemons)
-        self.libvirt = hypervisor.Libvirt(place, self.daemons)
+        self.hosts = hosts_of(place)
+        self.libvirt = [hypervisor.Libvirt(place, self.daemons, host) for host in self.hosts]
         self.mapper = messages.PortMapper(place, self.daemons)
         self.queue = messages.RabbitMQ(place, self.daemons)
         self.storage = self.backend.services()
@@ -37,8 +39,7 @@ class Stack:
             workers.CinderScheduler,
             workers.CinderVolume,
             workers.CinderBackup,
-            workers.NovaCompute,
-        )
+        ) + [workers.NovaCompute(place, self.daemons, host) for host in self.hosts]
 
     def _all(self, *kinds: type[Service]) -> list[Service]:
         return [kind(self.place, self.daemons) for kind in kinds]
@@ -50,7 +51,7 @@ class Stack:
             self.database,
             self.queue,
             *self.storage,
-            self.libvirt,  # its servers end before what they write to
+            *self.libvirt,  # their servers end before what they write to
             *self.apis,
             *self.workers,
         ]
@@ -63,9 +64,10 @@ class Stack:
         hypervisor.make_user()
         self._refuse_strangers()
         self.backend.prepare()
-        values = {"libvirt": self.libvirt.uri, **self.backend.settings()}
-        configuration.write(self.place, self.backend.templates(), values)
-        self._start("database, queue, hypervisor", [self.mapper, self.database, self.libvirt])
+        self._configure()
+        self._start("database, queue, hypervisor", [self.mapper, self.database, *self.libvirt])
+        # Names that differ in case, or in spaces at the end, are two names.
+        self.database.create(self.backend.databases(), "utf8mb4_nopad_bin")
         self.queue.start()
         for each in self.storage:
             self._start(each.name, [each])
@@ -74,6 +76,18 @@ class Stack:
         identity.register(self.place, identity.connect(self.place))
         self._start("workers", self.workers)
         furniture.arrange(self)
+
+    def _configure(self) -> None:
+        """Write what all services read, and those of each host."""
+        common = self.backend.settings()
+        for host, libvirt in reversed([*zip(self.hosts, self.libvirt, strict=True)]):
+            host.make()
+            own = {"host": host, "libvirt": libvirt.uri, **common, **self.backend.settings_of(host)}
+            templates = {**configuration.of_host(host), **self.backend.templates_of(host)}
+            configuration.write(self.place, templates, own)
+        # ``own`` is the first host's now: it runs what there is only once.
+        configuration.write(self.place, {**configuration.FILES, **self.backend.templates()}, own)
+        configuration.copy_paste(self.place)
 
     def _prepare(self) -> None:
         """Make databases and tables, once for each version of the packages."""
@@ -101,7 +115,8 @@ class Stack:
         for name, port in PORTS.items():
             if not running and listens(port):
                 raise MinistackError(
-                    f"port {port} ({name}) of 127.0.0.1 is in use by a process that is not ours"
+                    f"port {port} ({name}) of 127.0.0.1 is in use by a process that is not ours, or another "
+                    "ministack's: of another storage, or with more hosts or fewer"
                 )
 
     def running(self) -> list[str]:

@@ -16,8 +16,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, select, text, update
+from sqlalchemy import (
+    Connection,
+    DateTime,
+    Engine,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.compiler import compiles
 
 from fisk_core import locks
 from fisk_core.catalog import schema
@@ -196,9 +208,18 @@ def raise_version(conn: Connection, least: int) -> None:
     )
 
 
+@compiles(DateTime, "mysql", "mariadb")
+def _with_microseconds(*_: Any, **__: Any) -> str:
+    """Have times kept as they are: MySQL would round them to seconds, and so end a lock before its time."""
+    return "DATETIME(6)"
+
+
 def _make_engine(url: str) -> Engine:
-    engine = create_engine(url, pool_size=KEPT_CONNECTIONS, max_overflow=MORE_CONNECTIONS)
-    if engine.dialect.name == "sqlite":
+    # A server may have been restarted, or have hung up on a connection that was idle for hours.
+    served = make_url(url).get_backend_name() != "sqlite"
+    limits = {"pool_size": KEPT_CONNECTIONS, "max_overflow": MORE_CONNECTIONS}
+    engine = create_engine(url, pool_pre_ping=served, **limits)
+    if not served:
         _tune_sqlite(engine)
     return engine
 

@@ -9,7 +9,7 @@ The rules that make it safe beside everything else that goes on:
 3. A map that is only the base of live periods counts as those periods see it, by what their logs hold
    *durably*: the log is made durable after it was read and before its word is taken.
 4. A worker may still be reading a block it has overwritten since: each worker of such a period passes a
-   barrier between marking and punching.
+   barrier between marking and punching.  Layers below one that another host serves are left for that host.
 5. Punch, then clear the layer's suspicion; a crash in between only repeats harmless work.  A layer below a
    live period stays suspect: more of its blocks may be overwritten any time.
 6. One thing does point a map to older blocks again: trimming a whole layer (``fisk_core.access.whole``).  It
@@ -26,7 +26,7 @@ from sqlalchemy import Connection
 
 from fisk_core import errors, locks
 from fisk_core.blockmap import BlockMap, load_map
-from fisk_core.catalog import fisks, maps
+from fisk_core.catalog import attachments, fisks, maps
 from fisk_core.catalog.maps import MapRow
 from fisk_core.dataplane import control
 from fisk_core.pools.base import Device, Kind, Pool
@@ -155,11 +155,22 @@ def _size_seen(conn: Connection, row: MapRow) -> int:
 
 
 def _settle_log(context: "Context", pool: Pool, row: MapRow) -> None:
-    """Make durable what was read of an open period's log, and let its worker finish reading what it began."""
+    """Make durable what was read of an open period's log, and let its worker finish reading what it began.
+
+    Raises InUse when that is a worker of another host, which cannot be asked from here.
+    """
     with pool.open_device(Kind.LOG, row.id, writable=True) as log:
         log.flush()
-    with suppress(errors.NotFound):  # nobody serves it, so no thread reads behind anyone's back
+    try:
         control.call(context.home.control(row.writer), {"op": "barrier"})
+    except errors.NotFound:  # nobody serves it here, so no thread of this host reads behind anyone's back
+        with context.catalog.read() as conn:
+            attached = attachments.every(conn, fisk_id=row.writer)
+        elsewhere = {each.host for each in attached} - {context.settings.host}
+        if elsewhere:
+            raise errors.InUse(
+                f"Fisk {row.writer} is served on {', '.join(sorted(elsewhere))}: ask there"
+            ) from None
 
 
 def _sweep(sources: list[BlockMap], devices: dict[str, Device], report: CollectReport, meter: Meter) -> None:

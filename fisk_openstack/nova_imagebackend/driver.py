@@ -2,6 +2,7 @@
 """The compute driver: ``compute_driver = fisk.FiskLibvirtDriver``."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from fisk_openstack.nova_imagebackend import registration
 registration.prepare()
 
 from nova import exception  # noqa: E402  # it must find our type of images
-from nova.compute import power_state  # noqa: E402
+from nova.compute import power_state, task_states  # noqa: E402
 from nova.virt.libvirt import driver as libvirt_driver  # noqa: E402
 from oslo_log import log as logging  # noqa: E402
 
@@ -67,6 +68,9 @@ class FiskLibvirtDriver(Moving, libvirt_driver.LibvirtDriver):  # type: ignore[m
         self._release(instance.uuid)
         if destroy_disks:
             daemon.delete(*daemon.disks(instance.uuid).values())
+        elif migrate_data is None and _is_elsewhere(instance):
+            # Nova keeps the directory where disks are shared, but that is not, and nobody would remove it.
+            shutil.rmtree(libvirt_driver.libvirt_utils.get_instance_path(instance), ignore_errors=True)
 
     def _should_disconnect_target(
         self, context: Any, instance: Any, multiattach: bool, vol_driver: Any, volume_id: str
@@ -161,6 +165,12 @@ class FiskLibvirtDriver(Moving, libvirt_driver.LibvirtDriver):  # type: ignore[m
             guest_config, block_device_info
         )
         return found
+
+
+def _is_elsewhere(instance: Any) -> bool:
+    """Whether a server is another host's: it was evacuated, or its migration to this one is reverted."""
+    reverting = instance.task_state == task_states.RESIZE_REVERTING
+    return bool(reverting or instance.host != daemon.CONF.host)
 
 
 def _is_ours(device: Any) -> bool:

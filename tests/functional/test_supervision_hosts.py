@@ -148,6 +148,20 @@ def test_what_was_stolen_while_its_worker_was_dead_is_given_up(hosts, expect_log
         client.write(0, b"x")
 
 
+def test_what_a_worker_of_another_host_may_be_reading_is_left_to_that_host(hosts):
+    (alpha, one), (beta, _) = hosts
+    make_volume(alpha, content=bytes(range(1, 256)) * (MIB // 255))
+    alpha.snapshot("volume", "snap")
+    with connected(one.attach("volume")) as client:
+        client.write(0, bytes(MIB // 2))
+        client.flush()
+        alpha.delete("snap")
+        left = beta.collect()
+        assert (left.reclaimed, len(left.skipped)) == (0, 1)
+        assert "served on alpha" in next(iter(left.skipped.values()))
+        assert alpha.collect().reclaimed > 0
+
+
 def test_a_forced_detach_reaches_another_host(hosts, expect_logs):
     expect_logs("another host takes over")
     (alpha, one), (_, two) = hosts

@@ -21,10 +21,18 @@ from fisk_openstack.labels import Kind, find
 
 ROOT = Path(__file__).parents[2]
 PLACE = Path(os.environ.get("MINISTACK_PLACE", ROOT / ".work" / "ministack" / "fisk"))
+COMPUTES = int(os.environ.get("MINISTACK_COMPUTES", "1"))
+"""how many compute hosts it has"""
 GIB = 1 << 30
 MIB = 1 << 20
 MICROVERSION = "3.71"
 _CHUNK = 4 * MIB
+
+
+def ministack(*words: str) -> None:
+    """Do something with the running cloud, ``up`` for one; raises CalledProcessError."""
+    command = [ROOT / "devstack" / "ministack" / "ministack", f"--computes={COMPUTES}", *words]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def environment() -> dict[str, str]:

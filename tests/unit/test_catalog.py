@@ -9,6 +9,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
+from sqlalchemy.schema import CreateTable
 
 from fisk_core.catalog import Catalog, fisks, leases, maps, migrate, pools, schema
 from fisk_core.errors import AlreadyExists, Corrupt, NotFound, Unsupported
@@ -66,6 +69,12 @@ def test_the_migrations_give_what_the_schema_says(catalog):
     with catalog.read() as conn:
         assert compare_metadata(MigrationContext.configure(conn), schema.metadata) == []
     assert ScriptDirectory.from_config(migrate.config()).get_current_head() == schema.REVISION
+
+
+@pytest.mark.parametrize("dialect", [mysql.dialect(), MariaDBDialect(), postgresql.dialect()])
+def test_no_database_rounds_times_to_seconds(dialect):
+    shown = str(CreateTable(schema.range_locks).compile(dialect=dialect))
+    assert "expires DATETIME(6)" in shown or "expires TIMESTAMP WITHOUT TIME ZONE" in shown
 
 
 def test_every_table_is_explained():

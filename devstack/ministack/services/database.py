@@ -61,8 +61,14 @@ class MariaDB(Service):
     def create_databases(self) -> bool:
         """Make the databases of all services; gives whether there was none of them."""
         empty = self.execute("SHOW DATABASES LIKE 'nova_api'") == ""
-        self.execute("".join(f"CREATE DATABASE IF NOT EXISTS {name};\n" for name in DATABASES))
+        self.create(DATABASES)
         return empty
+
+    def create(self, databases: Sequence[str], collation: str = "utf8mb4_general_ci") -> None:
+        """Make databases that are missing, whose texts are compared by a collation."""
+        self.execute(
+            "".join(f"CREATE DATABASE IF NOT EXISTS {name} COLLATE {collation};\n" for name in databases)
+        )
 
     def drop(self, databases: Sequence[str]) -> None:
         """Remove databases with all that is in them."""

@@ -3,7 +3,9 @@
 
 from pathlib import Path
 
-from devstack.ministack.processes import call
+from devstack.ministack.hosts import ComputeHost
+from devstack.ministack.place import Place
+from devstack.ministack.processes import Daemons, call
 from devstack.ministack.services.base import Service
 from fisk_core.client import RemoteEngine
 from fisk_core.errors import FiskError
@@ -14,17 +16,19 @@ SECOND = "second"
 class Fiskd(Service):
     """fiskd with a home of its own."""
 
-    name = "fiskd"
+    def __init__(self, place: Place, daemons: Daemons, host: ComputeHost) -> None:
+        super().__init__(place, daemons)
+        self.host, self.name = host, f"fiskd{host.suffix}"
 
     @property
     def home(self) -> Path:
         """Its home directory."""
-        return self.place.data / "fisk"
+        return self.host.data / "fisk"
 
     def start(self) -> None:
         """Start it."""
         self.home.mkdir(exist_ok=True)
-        (self.home / "fisk.conf").write_bytes((self.place.etc / "fisk.conf").read_bytes())
+        (self.home / "fisk.conf").write_bytes((self.place.etc / f"fisk{self.host.suffix}.conf").read_bytes())
         self.daemons.start(self.name, [str(self.place.venv / "bin" / "fiskd"), "--home", str(self.home)])
 
     def ready(self) -> bool:

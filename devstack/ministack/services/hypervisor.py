@@ -5,9 +5,12 @@ import contextlib
 import os
 import pwd
 import signal
+from pathlib import Path
 
 from devstack.ministack.errors import MinistackError
-from devstack.ministack.processes import call
+from devstack.ministack.hosts import ComputeHost
+from devstack.ministack.place import Place
+from devstack.ministack.processes import Daemons, call
 from devstack.ministack.services.base import Service
 
 _PRIVATE = {
@@ -30,27 +33,30 @@ def make_user() -> None:
 class Libvirt(Service):
     """libvirtd and the servers it starts, which see mounts made later, but nobody sees theirs."""
 
-    name = "libvirtd"
+    def __init__(self, place: Place, daemons: Daemons, host: ComputeHost) -> None:
+        super().__init__(place, daemons)
+        self.host, self.name = host, f"libvirtd{host.suffix}"
+        self.base = host.data / "libvirt"
 
     def start(self) -> None:
         """Start it in a mount namespace."""
-        base = self.place.data / "libvirt"
-        mounts = []
+        mounts = {}
         for name, path in _PRIVATE.items():
-            (base / name).mkdir(parents=True, exist_ok=True)
+            (self.base / name).mkdir(parents=True, exist_ok=True)
             os.makedirs(path, exist_ok=True)
-            mounts.append(f"mount --bind '{base / name}' {path}")
-        config = self.place.etc / "libvirt"
-        (base / "etc" / "qemu.conf").write_bytes((config / "qemu.conf").read_bytes())
-        pid_file = self.place.run / "libvirtd.pid"  # the usual one may be another libvirtd's
-        start = f"exec libvirtd --config '{config / 'libvirtd.conf'}' --pid-file '{pid_file}'"
-        script = " && ".join([*mounts, "mkdir -p /run/libvirt", start])
-        self.daemons.start(self.name, ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script])
+            mounts[self.base / name] = Path(path)
+        config = self.place.etc / f"libvirt{self.host.suffix}"
+        (self.base / "etc" / "qemu.conf").write_bytes((config / "qemu.conf").read_bytes())
+        if not self.host.socket.is_symlink():
+            self.host.socket.symlink_to(self.base / "run" / "libvirt-sock")
+        pid_file = self.place.run / f"{self.name}.pid"  # the usual one may be another libvirtd's
+        words = ["libvirtd", "--config", config / "libvirtd.conf", "--pid-file", pid_file]
+        self.daemons.start(self.name, self.host.command(words, mounts))
 
     @property
     def uri(self) -> str:
         """Where clients outside its namespace find it."""
-        return f"qemu:///system?socket={self.place.data}/libvirt/run/libvirt-sock"
+        return f"qemu:///system?socket={self.base}/run/libvirt-sock"
 
     def ready(self) -> bool:
         """Whether it answers."""
@@ -70,7 +76,7 @@ class Libvirt(Service):
             for name in self.virsh("list", "--name").split():
                 self.virsh("destroy", name)
         super().stop()
-        for record in (self.place.data / "libvirt" / "run" / "qemu").glob("*.pid"):
+        for record in (self.base / "run" / "qemu").glob("*.pid"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(record.read_text()), signal.SIGKILL)
             record.unlink()

@@ -3,6 +3,9 @@
 
 from pathlib import Path
 
+from devstack.ministack.hosts import ComputeHost
+from devstack.ministack.place import Place
+from devstack.ministack.processes import Daemons
 from devstack.ministack.services.base import Service
 
 
@@ -66,4 +69,12 @@ class NovaScheduler(QueueWorker):
 class NovaCompute(QueueWorker):
     """Runs servers.  One that fails to start does not end by itself: libvirtd must be there before."""
 
-    name, file = "nova-compute", "nova-compute/nova.conf"
+    def __init__(self, place: Place, daemons: Daemons, host: ComputeHost) -> None:
+        super().__init__(place, daemons)
+        self.host, self.name = host, f"nova-compute{host.suffix}"
+        self.file = f"{self.name}/nova.conf"
+
+    def start(self) -> None:
+        """Start it on its host."""
+        words = [self.place.venv / "bin" / "nova-compute", "--config-file", self.place.etc / self.file]
+        self.daemons.start(self.name, self.host.command([*words, *self._logging()]))

@@ -24,6 +24,19 @@ def test_reasons_are_escaped_and_name_their_tests() -> None:
     assert "no swift\\_here\n    * ``test_c.Whole``\n" in page
 
 
+def test_what_only_two_hosts_can_run_is_not_shown_as_skipped() -> None:
+    more = {
+        "tempest.api.volume.test_c.Whole.test_f": ["success", 1.0, ""],
+        "tempest.api.image.v2.test_images.Some.test_b": ["skip", 0.0, "again"],
+        "tempest.api.volume.test_d.Other.test_e": ["success", 1.0, ""],
+    }
+    page = report.page(RESULTS, VERSIONS, with_two_hosts=more)
+    assert "Volumes (``tempest.api.volume``)\n     - 1\n     - 0\n     - 1\n" in page
+    assert "no swift" not in page
+    assert "it is \\*off\\*" in page
+    assert "``--computes 2``" in page
+
+
 def test_failures_are_not_hidden() -> None:
     page = report.page(RESULTS, VERSIONS)
     assert "Volumes: failed\n---------------\n\n* ``test_d.Other.test_e``\n" in page

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from openstack.connection import Connection
 from fisk_core.client import RemoteEngine
 from fisk_core.model import Attachment, Fisk
 from fisk_openstack.labels import SERVER, Kind
-from tests.openstack.cloud import GIB, PLACE, ROOT, gone, unique, until
+from tests.openstack.cloud import GIB, PLACE, gone, ministack, unique, until
 
 SECONDS = 180
 """How long a guest may take for anything: without KVM, on a busy machine."""
@@ -104,7 +103,8 @@ class Server:
         """Fail if anything is left of a server that was deleted."""
         assert self.disks() == {}
         assert self.attachments() == []
-        assert left_in(PLACE / "data" / "nova", self.own) == []
+        states = [PLACE / "data" / "nova", *(PLACE / "data").glob("[0-9]*/nova")]  # of all hosts
+        assert [each for state in states for each in left_in(state, self.own)] == []
 
 
 def left_in(directory: Path, own: str) -> list[Path]:
@@ -163,7 +163,7 @@ def compute_service() -> int:
 
 def compute_again() -> None:
     """Have nova-compute run again."""
-    subprocess.run([ROOT / "devstack" / "ministack" / "ministack", "up"], check=True, capture_output=True)
+    ministack("up")
 
 
 __all__ = ["GIB", "MICROVERSION", "Boot", "Server", "compute_again", "compute_service", "killed", "left_in"]

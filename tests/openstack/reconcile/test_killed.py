@@ -8,7 +8,6 @@ import hashlib
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,12 +23,12 @@ from fisk_openstack.reconcile.findings import STUCK, UNFINISHED
 from tests.openstack.cloud import (
     MIB,
     PLACE,
-    ROOT,
     Maker,
     digest_of_file,
     digest_of_fisk,
     fisk_of,
     gone,
+    ministack,
     unique,
     until,
 )
@@ -53,12 +52,7 @@ def kill() -> Kill:
         assert daemon, f"{name} does not run"
         os.kill(daemon.pid, signal.SIGKILL)
         until(lambda: not daemon.alive(), f"{name} dead")
-        subprocess.run(
-            [ROOT / "devstack" / "ministack" / "ministack", "up"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            timeout=240,
-        )
+        ministack("up")
 
     return killed
 
