@@ -114,7 +114,7 @@ def _check(core: Core, record: Record, wanted: Wanted) -> bool:
         if row.host != core.host and not is_waiting(row) and not (row.read_only and wanted.read_only)
     ]
     if elsewhere and wanted.incoming:
-        incoming.check(core, record, elsewhere, wanted.access)
+        incoming.check(core, record, rows, wanted.access)
         return True
     if elsewhere and not wanted.steal:
         raise InUse(f"Fisk '{record.name}' is attached on {elsewhere[0].host}; detach it there, or steal it")

@@ -60,8 +60,11 @@ def start(core: Core, entry: Entry, row: AttachmentRow) -> None:
             time.sleep(_LOOK_SECONDS * attempt)
 
 
-def check(core: Core, record: Record, elsewhere: Sequence[AttachmentRow], access: str) -> None:
-    """Raise what forbids to wait for those that have the Fisk on other hosts."""
+def check(core: Core, record: Record, rows: Sequence[AttachmentRow], access: str) -> None:
+    """Raise what forbids to wait for those that have the Fisk, on other hosts and on this one."""
+    elsewhere = [row for row in rows if row.host != core.host]
+    if reader := next((row for row in rows if row.host == core.host or row.read_only), None):
+        raise InUse(f"Fisk '{record.name}' is read on {reader.host}; nobody there can let go of it")
     if not core.driver(access).moves_in_use:
         raise Unsupported(f"what is attached as '{access}' cannot wait for its turn")
     if len(elsewhere) > 1:
@@ -149,7 +152,10 @@ def promote_unopposed(core: Core, fisk_id: str) -> None:
         rows = core.rows(fisk_id, everywhere=True)
         mine = [row for row in rows if row.host == core.host and is_waiting(row) and not is_pending(row)]
         if mine and not any(row.host != core.host and not is_waiting(row) for row in rows):
-            _promote(core, entry, mine[0])
+            try:
+                _promote(core, entry, mine[0])
+            except FiskError as exc:  # looked at again soon
+                LOG.info("Fisk %s cannot be taken over yet: %s", fisk_id, exc)
 
 
 def _promote(core: Core, entry: Entry, row: AttachmentRow) -> None:

@@ -10,11 +10,12 @@ import time
 import pytest
 
 from fisk_core import locks
+from fisk_core.engine import Engine
 from fisk_core.errors import FiskError, InUse, Unsupported
 from fisk_core.supervision import Supervisor
 from tests.engines import MIB, make_volume
 from tests.hosts import configure_hosts, kinds, two_hosts
-from tests.supervisors import connected, leavings, reconnected
+from tests.supervisors import connected, leavings, reconnected, supervising
 from tests.waiting import until
 
 BLOCK = 4096
@@ -155,6 +156,31 @@ def test_what_cannot_wait_is_refused(hosts):
     with pytest.raises(InUse):
         two.engine.snapshot("volume", "elsewhere")
     one.detach(first.id)
+
+
+def test_readers_have_nothing_to_hand_over(hosts):
+    (alpha, one), (_, two) = hosts
+    make_volume(alpha)
+    one.attach("volume", read_only=True)
+    with pytest.raises(InUse, match="read on alpha"):
+        two.attach("volume", incoming=True)
+
+
+def test_a_source_that_is_dead(homes):
+    """Nobody there lets go, and nobody has to: its lock ended with it."""
+    with Engine.open(homes[0]) as alpha, Engine.open(homes[1]) as beta, supervising(beta) as two:
+        make_volume(alpha)
+        with Supervisor(alpha, alpha.settings) as one:
+            made = one.attach("volume")
+            [status] = one.workers()
+        with connected(made) as source:
+            source.write(0, b"flushed")
+            source.flush()
+            with connected(two.attach("volume", incoming=True)) as target:
+                os.kill(status.pid, signal.SIGKILL)
+                assert bytes(target.read(0, 7)) == b"flushed"
+                target.write(0, b"F")
+                assert bytes(target.read(0, 7)) == b"Flushed"
 
 
 def test_without_another_host_it_is_as_any_attachment(hosts):
