@@ -56,7 +56,11 @@ class Migrating:
     def check_can_live_migrate_source(
         self, context: Any, instance: Any, dest_check_data: Any, block_device_info: Any = None
     ) -> Any:
-        """Refuse where a volume is shared with other servers: only one host writes a Fisk."""
+        """Refuse where a volume is shared with other servers: only one host writes a Fisk.
+
+        What waits somewhere is of an attempt that nova-compute did not live to end.
+        """
+        _expect_no_more(instance.uuid)
         users = Counter(each.fisk_id for each in daemon.engine().attachments() if not each.incoming)
         shared = [each.fisk_id for each in daemon.used(instance.uuid) if users[each.fisk_id] > 1]
         if shared:
@@ -126,8 +130,7 @@ class Migrating:
 
     def rollback_live_migration_at_source(self, context: Any, instance: Any, migrate_data: Any) -> None:
         """End what waits on the other host."""
-        for each in daemon.expected(instance.uuid):
-            daemon.engine().detach(each.id, force=True)
+        _expect_no_more(instance.uuid)
         super().rollback_live_migration_at_source(context, instance, migrate_data)  # type: ignore[misc]
 
     def rollback_live_migration_at_destination(
@@ -143,6 +146,11 @@ class Migrating:
         super().rollback_live_migration_at_destination(  # type: ignore[misc]
             context, instance, network_info, block_device_info, False, migrate_data
         )
+
+
+def _expect_no_more(server: str) -> None:
+    for each in daemon.expected(server):
+        daemon.engine().detach(each.id, force=True)
 
 
 def updating(stock: Callable[..., str]) -> Callable[..., str]:

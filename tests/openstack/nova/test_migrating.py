@@ -223,6 +223,10 @@ def test_a_move_that_fails(hosts: Hosts) -> None:
     data = server.arrive(hosts)
     assert server.updated(hosts, data)
     hosts.on("a")
+    server.driver.check_can_live_migrate_source(None, server.instance, None)
+    assert on_host(engine, "b") == {}  # nova-compute was killed, and begins again
+    data = server.arrive(hosts)
+    hosts.on("a")
     server.driver.rollback_live_migration_at_source(None, server.instance, data)
     assert on_host(engine, "b") == {}
     assert set(on_host(engine, "a")) == {server.disk_id, server.volume_id}
