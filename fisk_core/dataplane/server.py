@@ -356,6 +356,7 @@ class Server:
         between.  Raises InUse, and what opening the new map raises.
         """
         self._require(paused)
+        self._require_turn()
         if self.disk.fenced:
             self.disk.writable()
         if spec.map_id == self.disk.spec.map_id:
@@ -372,6 +373,10 @@ class Server:
     def _require(self, paused: bool) -> None:
         if paused and not self.is_paused("control"):
             raise errors.InUse("the pause is over, clients may have written since; nothing was switched")
+
+    def _require_turn(self) -> None:
+        if self.turn:
+            raise errors.InUse("another host writes the Fisk; it has to be changed there")
 
     def _enter(
         self,
@@ -498,6 +503,7 @@ class Server:
 
     def resize(self, size: int) -> None:
         """Offer a larger size to connections made from now on, and accept requests up to it at once."""
+        self._require_turn()
         if self.disk.fenced:
             self.disk.writable()
         self.disk.resize(size)

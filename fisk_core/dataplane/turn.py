@@ -69,7 +69,7 @@ class Turn:
         self._reading = False
 
     def when_wanted(self, call: Callable[[], None]) -> None:
-        """Call it once, as soon as a client wants to change something."""
+        """Call it once, as soon as a client wants to change something, or the turn has come anyway."""
         if self.wanted:
             call()
         else:
@@ -101,6 +101,9 @@ class Turn:
         if not self.wanted:
             LOG.info("Fisk %s: the first change has come", self._server.disk.spec.name)
             self.wanted = True
+        self._answer_askers()
+
+    def _answer_askers(self) -> None:
         tell, self._tell = self._tell, []
         for call in tell:
             call()
@@ -182,4 +185,5 @@ class Turn:
         server.options = replace(server.options, fence=fence, lock=lock, turn=None)
         watch(server)
         server.unpause("turn")
+        self._answer_askers()  # a request without an answer would keep a successor waiting
         LOG.info("Fisk %s is written here from now on, epoch %d", spec.name, fence.epoch)

@@ -6,6 +6,7 @@ import random
 import signal
 import threading
 import time
+from dataclasses import asdict
 
 import pytest
 
@@ -36,6 +37,10 @@ def waiting_files(engine):
     return [path.name for path in engine.home.lock_path.glob("*.*coming")] + [
         path.name for path in engine.home.lock_path.glob("*.outgoing")
     ]
+
+
+def spec_of(engine):
+    return asdict(engine.disk_spec("volume", True))
 
 
 def test_reads_before_the_turn_see_what_was_flushed(hosts):
@@ -98,7 +103,11 @@ def test_promoting_by_name(hosts):
     assert two.promote(made.id) == promoted
     with connected(promoted) as client:
         client.write(0, b"C")
-        assert bytes(client.read(0, 7)) == b"Content"
+        assert two.upgrade("volume") == 1  # the successor has lock and epoch, too
+        client.write(1, b"O")
+        assert bytes(client.read(0, 7)) == b"COntent"
+        assert locks.is_held(two.engine.home.lock(made.fisk_id))
+    assert [each.epoch for each in two.workers()] == [promoted.epoch]
 
 
 def test_a_move_that_is_cancelled_leaves_nothing(hosts):
@@ -155,6 +164,11 @@ def test_what_cannot_wait_is_refused(hosts):
     assert two.attach("volume", incoming=True, id=made.id) == made
     with pytest.raises(InUse):
         two.engine.snapshot("volume", "elsewhere")
+    for request in ({"op": "resize", "size": 2 * MIB}, {"op": "switch", "spec": spec_of(two.engine)}):
+        with pytest.raises(InUse, match="another host"):
+            two._core.workers.ask(made.fisk_id, request)
+    with pytest.raises(InUse, match="waits for its turn"):
+        two.upgrade("volume")
     one.detach(first.id)
 
 
