@@ -15,6 +15,7 @@ FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
 
 _FICLONERANGE = 0x4020940D
+_BLKFLSBUF = 0x1261
 _PR_SET_PDEATHSIG = 1
 _SYS_CACHESTAT = 451  # the same number on every architecture; since Linux 6.5
 
@@ -43,6 +44,15 @@ def zero_range(fd: int, offset: int, length: int) -> None:
 def clone_range(source_fd: int, source_offset: int, length: int, fd: int, offset: int) -> None:
     """ioctl_ficlonerange(2): share extents of one file with another; length 0 means to the end."""
     fcntl.ioctl(fd, _FICLONERANGE, struct.pack("=qQQQ", source_fd, source_offset, length, offset))
+
+
+def drop_cached(device: "str | os.PathLike[str]") -> None:
+    """Have the kernel forget what it has cached of a block device, written back first; raises OSError."""
+    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _BLKFLSBUF)
+    finally:
+        os.close(fd)
 
 
 _malloc_trim = getattr(_libc, "malloc_trim", None)  # glibc's; other C libraries give memory back unasked

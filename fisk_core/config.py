@@ -85,6 +85,14 @@ class Home:
         """Says which epoch of its lease may still write, in decimal digits."""
         return self.lock_path / f"{fisk_id}.fence"
 
+    def incoming(self, fisk_id: str) -> Path:
+        """Says that another host waits for the Fisk's writer to let go, and under which token."""
+        return self.lock_path / f"{fisk_id}.incoming"
+
+    def outgoing(self, fisk_id: str) -> Path:
+        """Says where that one finds what the writer has made durable."""
+        return self.lock_path / f"{fisk_id}.outgoing"
+
     def mark(self, fisk_id: str) -> Path:
         """Says that the Fisk's worker on this host is supervised, and how it is served."""
         return self.run / f"{fisk_id}.worker"

@@ -134,7 +134,8 @@ class Attachment:
 
     ``epoch`` is that of the writer lease it shares, 0 for readers.  ``uris`` are NBD URIs, the unix socket
     first; ``path`` is the file or device of the access paths that have one; ``consumer`` is the caller's
-    own label, e.g. the id of a server.
+    own label, e.g. the id of a server.  ``incoming``: another host writes the Fisk still, and this one
+    waits for its turn.
     """
 
     id: str
@@ -147,6 +148,7 @@ class Attachment:
     consumer: str = ""
     uris: tuple[str, ...] = ()
     path: str | None = None
+    incoming: bool = False
 
 
 class JobState(StrEnum):

@@ -44,6 +44,10 @@ class AccessPath(ABC):
     exclusive: ClassVar[bool] = False
     """a writable attachment of this kind is the only one its Fisk has"""
 
+    moves_in_use: ClassVar[bool] = False
+    """It may be made while another host writes the Fisk: what is read by direct I/O before the hand-over is
+    not kept, and :meth:`took_over` drops the rest."""
+
     def __init__(self, context: "Context") -> None:
         self.context = context
 
@@ -87,6 +91,12 @@ class AccessPath(ABC):
         """Have the path show that the Fisk has ``size`` bytes now; its worker knows it already.
 
         Repeating is harmless.
+        """
+
+    def took_over(self, details: Details) -> None:  # noqa: B027 - most keep nothing
+        """Drop what the kernel keeps of the time when another host wrote; repeating is harmless.
+
+        Raises PoolError where it cannot be dropped.
         """
 
     def require(self) -> None:

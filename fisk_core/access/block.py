@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fisk_core import files
+from fisk_core._linux import drop_cached
 from fisk_core.access.base import AccessPath, Details
 from fisk_core.access.file import planned, refuse_unknown
 from fisk_core.access.kernel_nbd import KernelNbd
@@ -25,6 +27,7 @@ class Block(AccessPath):
     """Options: ``sector_size`` (512 or 4096), bytes of a logical block; ``backend`` (nbd or loop)."""
 
     name = "block"
+    moves_in_use = True
 
     def available(self) -> str | None:
         missing = {name: kind.lacking() for name, kind in _BACKENDS.items()}
@@ -64,6 +67,16 @@ class Block(AccessPath):
 
     def alive(self, details: Details) -> bool:
         return _device(details).alive
+
+    def took_over(self, details: Details) -> None:
+        """Drop the pages that udev and others read of the device before; dirty ones are written first.
+
+        Direct I/O never sees them.
+        """
+        path = _device(details).path
+        with files.named("drop cached pages of", path or self.name):
+            if path is not None:
+                drop_cached(path)
 
     def resized(self, details: Details, size: int) -> None:
         _device(details).resized(details["uri"], size)

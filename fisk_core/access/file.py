@@ -16,6 +16,7 @@ class File(AccessPath):
     """A FUSE file over the worker's NBD socket; no options."""
 
     name = "file"
+    moves_in_use = True  # the kernel caches nothing of it
 
     def available(self) -> str | None:
         return fuse.lacking()

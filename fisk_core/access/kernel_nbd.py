@@ -38,6 +38,11 @@ class KernelNbd:
     def alive(self) -> bool:
         return self.helper.running and bool(NbdDevice.every(self.name))
 
+    @property
+    def path(self) -> Path | None:
+        """The device, if it is there."""
+        return next((each.path for each in NbdDevice.every(self.name)), None)
+
     def start(self, uri: str, *, read_only: bool, sector_size: int) -> Path:
         """Have the device there, and kept; gives its path."""
         parse_uri(uri)

@@ -22,6 +22,11 @@ class LoopedFile:
     def alive(self) -> bool:
         return self._file.alive and bool(loops.devices_of(self._file.path))
 
+    @property
+    def path(self) -> Path | None:
+        """The device, if it is there."""
+        return next(iter(loops.devices_of(self._file.path)), None)
+
     def start(self, uri: str, *, read_only: bool, sector_size: int) -> Path:
         """Have the device there, over a file that is served; gives its path."""
         if not self._file.alive:

@@ -13,6 +13,7 @@ class Nbd(AccessPath):
     """Nothing to make, nothing to undo."""
 
     name = "nbd"
+    moves_in_use = True
 
     def plan(
         self, fisk: Fisk, uri: str | None, directory: Path, *, read_only: bool, options: Mapping[str, Any]

@@ -102,14 +102,18 @@ class RemoteEngine(FiskVerbs):
         consumer: str = "",
         id: str | None = None,
         steal: bool = False,
+        incoming: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> Attachment:
         """Have a Fisk served on the daemon's host; the same id again gives the attachment made before.
 
         Raises NotFound, ReadOnly (writing a frozen Fisk), InUse (another host writes it; ``steal`` takes it
-        over), and what the access path lacks: MissingTool, Unsupported.
+        over, ``incoming`` waits for the guest that comes from there), and what the access path lacks:
+        MissingTool, Unsupported.
         """
-        body = {"read_only": read_only, "access": access, "consumer": consumer, "steal": steal}
+        body: dict[str, Any] = {"read_only": read_only, "access": access, "consumer": consumer}
+        # Left out where not asked for: a daemon of before does not know it.
+        body |= {"steal": steal} | ({"incoming": True} if incoming else {})
         body |= {"id": id or str(uuid4()), "options": labels(options)}
         answer = self.transport.call("POST", path_of(ref, "attachments"), json=body, again=True)
         return decode(Attachment, answer)
@@ -121,6 +125,10 @@ class RemoteEngine(FiskVerbs):
         """Give the attachments of all hosts that match everything given."""
         answer = self.transport.call("GET", "/attachments", params={"fisk": fisk, "host": host})
         return decode_all(Attachment, items(answer, "attachments"))
+
+    def promote(self, id: str) -> Attachment:
+        """Have an attachment that waits for its turn write now; raises InUse when it cannot be had."""
+        return decode(Attachment, self.transport.call("POST", f"{_attachment(id)}/promote", again=True))
 
     def detach(self, id: str, *, force: bool = False) -> None:
         """End an attachment; what was written is durable then.  One that does not exist is ended already."""

@@ -2,9 +2,9 @@
 """The operations of a worker's control socket; :mod:`~fisk_core.dataplane.lines` says how they are sent.
 
 ``status``, ``metrics``, ``attributes`` (attributes), ``switch`` (spec), ``resize`` (size, drop), ``barrier``,
-``pause``, ``resume``, ``connection`` (name, read_only, received, said, a connected socket), ``handover`` (one
-end of a socket pair), ``drain`` (seconds), ``stop``.  All but the last four may be repeated: the second time
-changes nothing.
+``pause``, ``resume``, ``turn``, ``connection`` (name, read_only, received, said, a connected socket),
+``promote`` (spec, fence, the descriptor that holds the Fisk's lock), ``handover`` (one end of a socket pair),
+``drain`` (seconds), ``stop``.  All but the last five may be repeated: the second time changes nothing.
 """
 
 import base64
@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fisk_core
 from fisk_core import errors
@@ -21,10 +21,13 @@ from fisk_core.dataplane.descriptors import Descriptors
 from fisk_core.dataplane.drain import Drain
 from fisk_core.dataplane.lines import Lines, Reply, call, outcome
 from fisk_core.dataplane.server import Server
-from fisk_core.dataplane.spec import DiskSpec
+from fisk_core.dataplane.spec import DiskSpec, FenceOptions
 from fisk_core.dataplane.start import Start
 from fisk_core.errors import FiskError
 from fisk_core.units import MAX_SIZE
+
+if TYPE_CHECKING:
+    from fisk_core.dataplane.turn import Turn
 
 __all__ = ["PAUSE_SECONDS", "Control", "call"]
 
@@ -49,11 +52,13 @@ class Control:
             "attributes": self._attributes,
             "pause": self._pause,
             "resume": self._resume,
+            "turn": self._turn,
             "drain": self._drain,
             "stop": self._stop,
         }
         self._passing: dict[str, Callable[[dict[str, Any], Reply, Descriptors], None]] = {
             "connection": self._connection,
+            "promote": self._promote,
             "handover": self._handover,
         }
 
@@ -82,6 +87,7 @@ class Control:
     def _status(self, _: dict[str, Any], reply: Reply) -> None:
         server, disk = self._server, self._server.disk
         uris, fence = server.uris, server.options.fence
+        kept = server.fence
         reply(
             {
                 "ok": True,
@@ -96,6 +102,9 @@ class Control:
                 "attributes": dict(server.attributes),
                 "epoch": fence.epoch if fence else None,
                 "fenced": disk.fenced,
+                "yielded": bool(kept and kept.released and kept.yielded),
+                "turn": server.turn and server.turn.options.id,
+                "wanted": bool(server.turn and server.turn.wanted),
                 "failed": disk.failed,
                 "refusing": server.refusing,
                 "connections": len(server.connections),
@@ -160,6 +169,21 @@ class Control:
         )
         self._server.check_room()
         self._server.add_connection(fds.take_socket(), start)
+        reply({"ok": True})
+
+    def _waiting(self) -> "Turn":
+        if self._server.turn is None:
+            raise errors.NotFound("this worker does not wait for its turn")
+        return self._server.turn
+
+    def _turn(self, _: dict[str, Any], reply: Reply) -> None:
+        """Answer once a client wants to change something."""
+        self._waiting().when_wanted(lambda: reply({"ok": True}))
+
+    def _promote(self, request: dict[str, Any], reply: Reply, fds: Descriptors) -> None:
+        """Write the Fisk from now on."""
+        self._waiting().come(DiskSpec(**request["spec"]), FenceOptions(**request["fence"]), fds.first)
+        fds.take()
         reply({"ok": True})
 
     def _handover(self, _: dict[str, Any], reply: Reply, fds: Descriptors) -> None:

@@ -127,6 +127,8 @@ def _check(server: "Server") -> None:
         raise errors.InUse("the worker is being handed over already")
     if server.refusing:
         raise errors.InUse(server.refusing)
+    if server.turn:
+        raise errors.InUse("a worker that waits for its turn cannot be handed over")
     if server.disk.failed:
         # A successor would find the disk in order, and not know what was lost.
         raise errors.ReadOnly(f"a worker whose disk failed cannot be handed over: {server.disk.failed}")

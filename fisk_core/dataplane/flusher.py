@@ -28,7 +28,7 @@ class Flusher:
 
     def request(self, request: Request) -> None:
         """Answer ``request`` once everything written until now is durable; at once for volatile data."""
-        if self._server.conduct.volatile and not (self._server.disk.failed or self._server.disk.read_only):
+        if self._answers_at_once():
             self._server.transmission.succeed(request)
             return
         request.conn.began()
@@ -42,6 +42,13 @@ class Flusher:
             request.conn.ended()
 
         self.flush(answer)
+
+    def _answers_at_once(self) -> bool:
+        server = self._server
+        if not server.conduct.volatile or server.disk.failed or server.disk.read_only:
+            return False
+        # The guest may be about to go on at another host, which sees what is durable.
+        return not (server.outgoing and server.outgoing.waiting)
 
     def flush(self, callback: Callback) -> None:
         """Call ``callback(error)`` once everything written until now is durable."""

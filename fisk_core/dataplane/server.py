@@ -29,11 +29,12 @@ from fisk_core.dataplane.listener import Listener, listen_tcp
 from fisk_core.dataplane.loop import Loop
 from fisk_core.dataplane.metrics import Looks, Metrics
 from fisk_core.dataplane.qos import Limits
-from fisk_core.dataplane.spec import DiskSpec, FenceOptions, TlsOptions
+from fisk_core.dataplane.spec import DiskSpec, FenceOptions, TlsOptions, TurnOptions
 from fisk_core.dataplane.start import Start
 from fisk_core.dataplane.status import Export
 from fisk_core.dataplane.throttle import limit
 from fisk_core.dataplane.transmission import Transmission
+from fisk_core.dataplane.turn import Turn
 from fisk_core.pools.base import Device
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from fisk_core.dataplane.departure import Departure
     from fisk_core.dataplane.fence import Fence
+    from fisk_core.dataplane.outgoing import Outgoing
 
 LOG = logging.getLogger(__name__)
 MAX_CONNECTIONS = 256
@@ -70,6 +72,7 @@ class ServeOptions:
     listed: bool = True
     announce: bool = False
     fence: FenceOptions | None = None
+    turn: TurnOptions | None = None
     lock: int | None = None
     """the descriptor that holds the Fisk's lock in the worker's process"""
     parent: int | None = None
@@ -78,13 +81,14 @@ class ServeOptions:
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> "ServeOptions":
         """Give the options of which ``fields`` are the JSON object."""
-        listen, tls, fence = fields["listen"], fields["tls"], fields["fence"]
+        listen, tls, fence, turn = fields["listen"], fields["tls"], fields["fence"], fields.get("turn")
         return cls(
             **{
                 **fields,
                 "listen": listen and tuple(listen),
                 "tls": tls and TlsOptions(**tls),
                 "fence": fence and FenceOptions(**fence),
+                "turn": turn and TurnOptions(**turn),
             }
         )
 
@@ -147,6 +151,10 @@ class Server:
         self.closing: list[Callable[[], None]] = []
         """called before anything is closed"""
         self.fence: Fence | None = None
+        self.turn: Turn | None = None
+        """another host writes, and this server waits for its turn"""
+        if options.turn:
+            self.turn, self.export.waits = Turn(self, options.turn), True
         self.refusing: str | None = None
         """why no connection is taken any more"""
         self.departure: Departure | None = None
@@ -348,6 +356,7 @@ class Server:
         between.  Raises InUse, and what opening the new map raises.
         """
         self._require(paused)
+        self._require_turn()
         if self.disk.fenced:
             self.disk.writable()
         if spec.map_id == self.disk.spec.map_id:
@@ -356,13 +365,18 @@ class Server:
             # Files are made on a thread: on a busy medium that takes longer than clients should wait.
             following = self.disk.next_period(spec)
             enter = partial(self._enter, following, done, paused)
-            self.loop.submit("switch", 1, following.open, enter)
+            opener = self.outgoing.opener(following) if self.outgoing else following.open
+            self.loop.submit("switch", 1, opener, enter)
         else:
             self._replace(spec, done)
 
     def _require(self, paused: bool) -> None:
         if paused and not self.is_paused("control"):
             raise errors.InUse("the pause is over, clients may have written since; nothing was switched")
+
+    def _require_turn(self) -> None:
+        if self.turn:
+            raise errors.InUse("another host writes the Fisk; it has to be changed there")
 
     def _enter(
         self,
@@ -374,19 +388,19 @@ class Server:
     ) -> None:
         """Go on in a period that was opened."""
         if new is None:
-            done(error)
+            self._replaced(partial(done, error))
             return
         try:
             self._require(paused)
         except errors.FiskError as exc:
             new.give_up()
-            done(exc)
+            self._replaced(partial(done, exc))
             return
         old, disk = self.disk.period, self.disk
         try:
             flush = disk.enter_period(following, new)
         except errors.FiskError as exc:
-            done(exc)
+            self._replaced(partial(done, exc))
             return
         assert old is not None
         self.transmission.disk_changed()
@@ -415,6 +429,9 @@ class Server:
                     self.transmission.disk_changed()
             except errors.FiskError as exc:
                 error = exc
+            self._replaced(partial(go_on, error))
+
+        def go_on(error: Exception | None) -> None:
             self.unpause("replace")
             self.loop.barrier(self._close_retired)
             done(error)
@@ -424,6 +441,28 @@ class Server:
         else:
             # Changes that were put off are made before the last flush of the old disk.
             self.loop.barrier(lambda: self.flusher.flush(swap))
+
+    def become_writer(self, spec: DiskSpec) -> None:
+        """Serve ``spec`` for writing, after waiting for that; raises what opening it raises."""
+        new = self._open(spec)
+        self._retired.append(self.disk)
+        self.disk = self.export.disk = new
+        self.turn, self.export.waits = None, False
+        self.transmission.disk_changed()
+        self._begin_with(spec.attributes)
+        self.loop.barrier(self._close_retired)
+
+    @property
+    def outgoing(self) -> "Outgoing | None":
+        """The answer to a host that waits for its turn, where there can be one."""
+        return self.fence.outgoing if self.fence else None
+
+    def _replaced(self, done: Callable[[], None]) -> None:
+        """Tell whoever waits for its turn what is served now, then go on."""
+        if self.outgoing:
+            self.outgoing.replaced(done)
+        else:
+            done()
 
     @property
     def quiet(self) -> bool:
@@ -464,6 +503,7 @@ class Server:
 
     def resize(self, size: int) -> None:
         """Offer a larger size to connections made from now on, and accept requests up to it at once."""
+        self._require_turn()
         if self.disk.fenced:
             self.disk.writable()
         self.disk.resize(size)

@@ -48,6 +48,14 @@ class FenceOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnOptions:
+    """A worker that waits for its turn: what the writer publishes at ``path`` for the token ``id``."""
+
+    path: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class TlsOptions:
     """What the server proves itself with.
 

@@ -26,6 +26,8 @@ class Export(ExportInfo):
 
     def __init__(self, disk: Disk, name: str, listed: bool = True) -> None:
         self.disk, self.name, self.listed = disk, name, listed
+        self.waits = False
+        """it will be written, once it is its turn"""
         self._compared: dict[str, tuple[int, BlockMap]] = {}
 
     @property
@@ -43,7 +45,7 @@ class Export(ExportInfo):
 
     def flags(self) -> int:
         flags = nbd.TFLAG_HAS_FLAGS | nbd.TFLAG_SEND_FLUSH | nbd.TFLAG_CAN_MULTI_CONN | nbd.TFLAG_SEND_CACHE
-        if self.disk.read_only:
+        if self.disk.read_only and not self.waits:
             return flags | nbd.TFLAG_READ_ONLY
         flags |= nbd.TFLAG_SEND_FUA | nbd.TFLAG_SEND_TRIM | nbd.TFLAG_SEND_WRITE_ZEROES
         return flags | nbd.TFLAG_SEND_FAST_ZERO

@@ -33,7 +33,7 @@ from fisk_core.dataplane.protocol import (
     SIMPLE_REPLY_MAGIC,
     STRUCTURED_REPLY_MAGIC,
 )
-from fisk_core.dataplane.status import describe
+from fisk_core.dataplane.status import Export, describe
 
 if TYPE_CHECKING:
     from fisk_core.dataplane.server import Server
@@ -62,7 +62,7 @@ _KNOWN_FLAGS = {
 }
 SmallRead = tuple[int, int, int]
 """(cookie, offset, length) of a read up to SMALL"""
-_CHANGES = (nbd.CMD_WRITE, nbd.CMD_TRIM, nbd.CMD_WRITE_ZEROES)
+CHANGES = (nbd.CMD_WRITE, nbd.CMD_TRIM, nbd.CMD_WRITE_ZEROES)
 
 
 @dataclass(slots=True)
@@ -149,6 +149,8 @@ class Transmission:
 
     def process(self, conn: Connection) -> None:
         """Answer the whole requests in the inbox of ``conn``; raises ProtocolError for what is not one."""
+        if self.server.turn is not None:
+            return self.server.turn.process(conn)
         if conn.closed or conn.full:
             return conn.watch()  # others may have made it full: it must know that it waits, to be woken
         conn.received = received = conn.received or monotonic()
@@ -251,14 +253,14 @@ class Transmission:
 
     def check(self, request: Request) -> None:
         """Raise what the protocol wants for a request that cannot be meant."""
-        if self.disk.fenced:  # what it would read may be changing elsewhere
-            self.disk.writable()
+        if self.disk.fenced and not self._is_durable_anyway(request):
+            self.disk.writable()  # what it would read may be changing elsewhere
         known = _KNOWN_FLAGS.get(request.kind)
         if known is None or request.flags & ~known:
             raise errors.InvalidValue("unknown command or flag")
         if request.kind == nbd.CMD_FLUSH:
             return
-        if request.kind in _CHANGES and (self.disk.read_only or request.conn.read_only):
+        if request.kind in CHANGES and (self.disk.read_only or request.conn.read_only):
             raise errors.ReadOnly("the export is read-only")
         if request.offset + request.length > self.disk.size:
             past_end = (
@@ -267,6 +269,11 @@ class Transmission:
             raise past_end("the request passes the end of the disk")
         if not request.length or (request.kind == CMD_READ and request.length > MAX_REQUEST):
             raise errors.InvalidValue("a length that makes no sense")
+
+    def _is_durable_anyway(self, request: Request) -> bool:
+        """Say whether this is a flush of what was durable when the Fisk was let go of: QEMU ends with one."""
+        fence = self.server.fence
+        return request.kind == nbd.CMD_FLUSH and fence is not None and bool(fence.yielded)
 
     # Replies
 
@@ -454,6 +461,9 @@ class Transmission:
         self.done(request)
 
     def _flush(self, request: Request) -> None:
+        if self.disk.fenced:
+            self.succeed(request)
+            return
         self.server.flusher.request(request)
 
     def _cache(self, request: Request) -> None:
@@ -467,13 +477,15 @@ class Transmission:
         contexts = request.conn.agreed.contexts
         if not contexts:
             raise errors.InvalidValue("no metadata context was agreed on")
-        one = bool(request.flags & nbd.CMD_FLAG_REQ_ONE)
-        for number, name in contexts:
-            extents = describe(self.server.export, name, request.offset, request.length, one)
+        self.tell_status(request, statuses(request, self.server.export))
+
+    def tell_status(self, request: Request, found: "Statuses") -> None:
+        """Answer a request for block status."""
+        for number, extents in found:
             payload = nbd.CONTEXT_ID.pack(number) + b"".join(
                 nbd.STATUS_EXTENT.pack(*item) for item in extents
             )
-            done = _DONE if number == contexts[-1][0] else 0
+            done = _DONE if number == found[-1][0] else 0
             head = (STRUCTURED_REPLY_MAGIC, done, nbd.CHUNK_BLOCK_STATUS, request.cookie, len(payload))
             request.conn.send(CHUNK.pack(*head) + payload)
 
@@ -505,6 +517,20 @@ class Transmission:
         conn.send(view[:used])
         self.metrics.batch(received, count, total, 0, 0)
         return rest
+
+
+Statuses = list[tuple[int, list[tuple[int, int]]]]
+"""(metadata context, its extents as (bytes, flags))"""
+
+
+def statuses(request: Request, export: "Export") -> Statuses:
+    """Give what the connection's metadata contexts say of the range."""
+    assert request.conn.agreed is not None
+    one = bool(request.flags & nbd.CMD_FLAG_REQ_ONE)
+    return [
+        (number, describe(export, name, request.offset, request.length, one))
+        for number, name in request.conn.agreed.contexts
+    ]
 
 
 def patience(request: Request) -> int:

@@ -15,19 +15,20 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TextIO
 
-from fisk_core import _linux, files
+from fisk_core import _linux
 from fisk_core.dataplane.control import Control
+from fisk_core.dataplane.fence import check, watch
 from fisk_core.dataplane.loop import Loop
 from fisk_core.dataplane.process import prepare, told
 from fisk_core.dataplane.server import ServeOptions, Server
 from fisk_core.dataplane.spec import DiskSpec
-from fisk_core.errors import Fenced
 
 
 def run(spec: DiskSpec, options: ServeOptions) -> int:
     """Serve until stopped; gives the exit status.  The URIs go to standard output when asked for."""
     _prepare()
-    _check_fence(options)
+    if options.fence:
+        check(options.fence)
     server = Server(Loop(), spec, options)
 
     def begin(control: Control) -> None:
@@ -52,8 +53,8 @@ def succeed(sock: socket.socket) -> int:
 def _run(server: Server, begin: Callable[[Control], None]) -> int:
     loop, options = server.loop, server.options
     try:
+        watch(server)  # before anybody is served: another host may be waiting
         begin(Control(server))
-        _watch_fence(server)
         loop.stop_on(signal.SIGTERM, signal.SIGINT, call=lambda: setattr(loop, "stopping", True))
         if options.parent is not None:
             _linux.end_with_parent(options.parent, signal.SIGTERM)
@@ -75,31 +76,11 @@ def _prepare() -> None:
     gc.disable()  # nothing on the data path makes cycles; pauses would be seen as latency
 
 
-def _check_fence(options: ServeOptions) -> None:
-    """Raise Fenced when this worker comes too late."""
-    if options.fence:
-        from fisk_core.dataplane.fence import read_fence
-
-        with files.named("read", options.fence.path):
-            lowest = read_fence(options.fence.path)
-        if lowest > options.fence.epoch:
-            raise Fenced("another host took over meanwhile")
-
-
-def _watch_fence(server: Server) -> None:
-    if options := server.options.fence:
-        from fisk_core.dataplane.fence import Fence
-
-        server.fence = Fence(server, options.path, options.epoch, server.options.lock)
-        server.closing.append(server.fence.close)
-
-
 def preload() -> None:
     """Load what workers use, and keep it out of their collector, before forking any of them."""
     import numpy  # noqa: F401 - shared here, but not loaded by a lone worker before it needs it
 
     import fisk_core.dataplane.departure
-    import fisk_core.dataplane.fence
     import fisk_core.dataplane.succession
     import fisk_core.pools.file  # noqa: F401 - the driver most pools have
 

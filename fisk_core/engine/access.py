@@ -194,5 +194,5 @@ def forget_files(context: Context, ids: Iterable[str]) -> None:
     """Remove the sockets of Fisks that are gone."""
     for fisk_id in ids:
         home = context.home
-        for path in (home.control, home.socket, home.reader, home.fence):
+        for path in (home.control, home.socket, home.reader, home.fence, home.incoming, home.outgoing):
             files.remove(path(fisk_id))

@@ -237,7 +237,8 @@ def sweep_locks(context: "Context") -> int:
             locks.acquire(path).remove()
         except InUse:
             continue
-        for other in (context.home.fence, context.home.control, context.home.socket, context.home.reader):
+        home = context.home
+        for other in (home.fence, home.incoming, home.outgoing, home.control, home.socket, home.reader):
             files.remove(other(path.stem))
         gone += 1
     return gone

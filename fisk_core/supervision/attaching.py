@@ -15,6 +15,8 @@ ends a worker no other row needs, removes the row.  After 4 the attachment exist
 
 Order of detach: the route, the access path, the worker unless it is needed, the row and the event.  A crash
 before the last leaves an attachment whose worker the next supervisor starts again; detach may be repeated.
+
+An attachment that has to wait for its turn (``incoming``) is on the page of that module.
 """
 
 import logging
@@ -22,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import Connection
 
@@ -31,8 +34,8 @@ from fisk_core.engine.operating import operating
 from fisk_core.errors import AlreadyExists, FiskError, InUse, NotFound, ReadOnly
 from fisk_core.model import Attachment
 from fisk_core.services import events
-from fisk_core.supervision import fencing, shapes
-from fisk_core.supervision.core import Core, details_of, export_of, is_pending
+from fisk_core.supervision import fencing, incoming, shapes
+from fisk_core.supervision.core import Core, details_of, export_of, is_pending, is_waiting
 from fisk_core.supervision.workers import Entry
 
 LOG = logging.getLogger(__name__)
@@ -48,6 +51,7 @@ class Wanted:
     read_only: bool
     consumer: str = ""
     steal: bool = False
+    incoming: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -58,11 +62,18 @@ def attach(core: Core, wanted: Wanted) -> Attachment:
         row = _known(core, wanted)
         if row is not None and not is_pending(row):
             return shapes.attachment(row)
+        core.workers.alive(entry)  # one that ended is started again before the operation lock is held here
         try:
             with operating(core.engine, wanted.fisk_id) as (record,):
-                _check(core, record, wanted)
-                row = _enter(core, entry, record, wanted, pending=row)
-            return _connect(core, row)
+                waits = _check(core, record, wanted)
+                row = (_line_up if waits else _enter)(core, entry, record, wanted, pending=row)
+            if waits:
+                # Without the operation lock: a writer that is being started again needs it, to answer.
+                incoming.start(core, entry, row)
+            made = _connect(core, row)
+            if waits:
+                incoming.listen(core, wanted.fisk_id)
+            return made
         except BaseException:
             undo(core, entry, wanted.id)
             raise
@@ -83,14 +94,28 @@ def _known(core: Core, wanted: Wanted) -> AttachmentRow | None:
     return row
 
 
-def _check(core: Core, record: Record, wanted: Wanted) -> None:
-    """Raise what forbids the attachment; the caller holds the operation lock."""
+def _check(core: Core, record: Record, wanted: Wanted) -> bool:
+    """Raise what forbids the attachment; the caller holds the operation lock.
+
+    Says whether it has to wait for its turn.
+    """
     if record.frozen:
         if not wanted.read_only:
             raise ReadOnly(f"Fisk '{record.name}' is frozen; attach it read-only, or clone it")
-        return
+        return False
     rows = [row for row in core.rows(record.id, everywhere=True) if row.id != wanted.id]
-    elsewhere = [row for row in rows if row.host != core.host and not (row.read_only and wanted.read_only)]
+    if waiting := [row for row in rows if is_waiting(row) and (row.host == core.host or wanted.incoming)]:
+        raise InUse(
+            f"Fisk '{record.name}' waits for its turn on {waiting[0].host}; detach or promote it first"
+        )
+    elsewhere = [
+        row
+        for row in rows
+        if row.host != core.host and not is_waiting(row) and not (row.read_only and wanted.read_only)
+    ]
+    if elsewhere and wanted.incoming:
+        incoming.check(core, record, rows, wanted.access)
+        return True
     if elsewhere and not wanted.steal:
         raise InUse(f"Fisk '{record.name}' is attached on {elsewhere[0].host}; detach it there, or steal it")
     for row in rows:
@@ -98,6 +123,22 @@ def _check(core: Core, record: Record, wanted: Wanted) -> None:
             raise InUse(
                 f"Fisk '{record.name}' is attached as '{row.access}'; that and this exclude each other"
             )
+    return False
+
+
+def _line_up(
+    core: Core, entry: Entry, record: Record, wanted: Wanted, pending: AttachmentRow | None
+) -> AttachmentRow:
+    """Write the pending row of an attachment that waits for its turn."""
+    # Of this attempt alone: what a writer answered to one before may be out of date.
+    token = str(uuid4())
+    details = details_of(pending=True, export=record.name, options=dict(wanted.options), incoming=token)
+    row = AttachmentRow(wanted.id, record.id, core.host, wanted.access, False, 0, wanted.consumer, details)
+    with core.engine.catalog.change() as conn:
+        if pending is not None:
+            attachments.remove(conn, wanted.id)
+        attachments.add(conn, row)
+    return row
 
 
 def _is_exclusive(core: Core, row: AttachmentRow) -> bool:
@@ -121,7 +162,7 @@ def _enter(
         if pending is not None:
             attachments.remove(conn, wanted.id)
         if wanted.steal:
-            _forget_elsewhere(core, conn, record.id)
+            incoming.forget_elsewhere(core, conn, record.id, stolen=True)
         if epoch:
             attachments.set_epoch(conn, record.id, core.host, epoch)
         mine = 0 if wanted.read_only else epoch
@@ -144,15 +185,6 @@ def _enter(
             note(conn, worker.epoch if worker else 0)
         entry.lingering = False
     return written[-1]
-
-
-def _forget_elsewhere(core: Core, conn: Connection, fisk_id: str) -> None:
-    for row in attachments.every(conn, fisk_id=fisk_id):
-        if row.host != core.host:
-            attachments.remove(conn, row.id)
-            events.emit(
-                conn, "fisk.detached", fisk_id, id=row.id, host=row.host, consumer=row.consumer, stolen=True
-            )
 
 
 def _connect(core: Core, row: AttachmentRow) -> Attachment:
@@ -232,7 +264,7 @@ def _detach_elsewhere(core: Core, row: AttachmentRow, force: bool) -> None:
     if not force:
         raise InUse(f"attachment {row.id} is on {row.host}; detach it there, or force")
     with core.operation(row.fisk_id):
-        if not row.read_only:
+        if not row.read_only and not is_waiting(row):
             fencing.fence(core, row.fisk_id)
         _forget(core, row)
 
@@ -246,6 +278,8 @@ def _forget(core: Core, row: AttachmentRow) -> None:
 def end_use(core: Core, entry: Entry, row: AttachmentRow, *, force: bool) -> None:
     """Undo all of an attachment but its row."""
     core.exports.withdraw(row.id)
+    if is_waiting(row):
+        incoming.withdraw(core, row.fisk_id)
     disconnect(core, row.id, force=force)
     if not core.needs_worker(row):
         return

@@ -97,6 +97,11 @@ def is_pending(row: AttachmentRow) -> bool:
     return bool(row.details.get("pending"))
 
 
+def is_waiting(row: AttachmentRow) -> bool:
+    """Whether another host writes the Fisk still, and this attachment waits for its turn."""
+    return bool(row.details.get("incoming"))
+
+
 def export_of(rows: Iterable[AttachmentRow], otherwise: str) -> str:
     """Give the export name clients were told first; it outlives a change of the Fisk's name."""
     return next((str(row.details["export"]) for row in rows if "export" in row.details), otherwise)

@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+from sqlalchemy import Connection
+
 from fisk_core import locks
 from fisk_core.catalog import Record, attachments, leases
 from fisk_core.catalog.attachments import AttachmentRow
@@ -20,8 +22,8 @@ from fisk_core.engine import recovery
 from fisk_core.errors import FiskError, InvalidValue
 from fisk_core.model import State
 from fisk_core.services import events
-from fisk_core.supervision import attaching
-from fisk_core.supervision.core import BUILD, Core, export_of, is_pending
+from fisk_core.supervision import attaching, incoming
+from fisk_core.supervision.core import BUILD, Core, export_of, is_pending, is_waiting
 from fisk_core.supervision.processes import has_ended
 from fisk_core.supervision.workers import Entry, Worker, find_record
 
@@ -30,6 +32,7 @@ _AT_ONCE = 3
 """times in a row that a worker is started again without a pause"""
 _FIRST_PAUSE = 0.1
 _FENCED_SECONDS = 60.0
+_LEAVE_SECONDS = 30.0
 _MISSING = "is not there"
 _STARTING_SECONDS = 5.0
 
@@ -57,7 +60,7 @@ def _words(status: int | None) -> str:
 def restart(core: Core, fisk_id: str) -> None:
     """Start the worker of a Fisk if it is needed and not there; tries again later if that fails."""
     with core.workers.entry(fisk_id) as entry:
-        if entry.worker is None and not core.draining:
+        if (entry.worker is None or entry.worker.waits) and not core.draining:
             _start_or_try_later(core, entry, _MISSING)
 
 
@@ -96,13 +99,23 @@ def _start(core: Core, entry: Entry, what: str) -> None:
         if record is None or not rows:
             _unneeded(core, entry)
             return
-        if core.workers.find(entry) is None:
+        waiting = [row for row in rows if is_waiting(row)]
+        worker = entry.worker or core.workers.find(entry)
+        if worker is None:
             LOG.warning("the worker of Fisk %s %s; starting one", entry.fisk_id, what)
+        if not waiting and (worker is None or worker.waits):
             _launch(core, entry, record, rows)
+    if waiting and entry.worker is None:
+        incoming.start(core, entry, waiting[0])
+        entry.restarts += 1
+    if waiting:
+        incoming.listen(core, entry.fisk_id)
     attaching.resume(core, [row for row in rows if row.access != BUILD and not is_pending(row)])
 
 
 def _unneeded(core: Core, entry: Entry) -> None:
+    if entry.worker is not None and entry.worker.waits:
+        incoming.withdraw(core, entry.fisk_id)
     core.workers.stop(entry)
     _sweep(core)
     if find_record(core.engine, entry.fisk_id) is None:
@@ -125,13 +138,15 @@ def _launch(core: Core, entry: Entry, record: Record, rows: Sequence[AttachmentR
     else:
         record = recovery.finish(core.engine, record)
         writable = not record.frozen and not all(row.read_only for row in rows)
-        worker = core.workers.start(
-            entry,
-            record,
-            writable=writable,
-            export=export,
-            also=lambda conn, epoch: attachments.set_epoch(conn, record.id, core.host, epoch),
-        )
+
+        def note(conn: Connection, epoch: int) -> None:
+            attachments.set_epoch(conn, record.id, core.host, epoch)
+
+        if entry.worker is not None and entry.worker.waits:  # its turn had come when we crashed
+            worker = core.workers.promote(entry, record, also=note)
+            incoming.withdraw(core, record.id)
+        else:
+            worker = core.workers.start(entry, record, writable=writable, export=export, also=note)
     entry.restarts += 1
     with core.engine.catalog.change() as conn:
         events.emit(conn, "worker.restarted", record.id, host=core.host, pid=worker.pid, epoch=worker.epoch)
@@ -147,8 +162,8 @@ def _is_lost(core: Core, record: Record, rows: Sequence[AttachmentRow]) -> bool:
     return lease is not None and lease.epoch > mine and lease.host != core.host
 
 
-def _give_up(core: Core, entry: Entry, rows: Sequence[AttachmentRow]) -> None:
-    """End the use of a Fisk that another host writes now."""
+def _give_up(core: Core, entry: Entry, rows: Sequence[AttachmentRow], *, moved: bool = False) -> None:
+    """End the use of a Fisk that another host writes now; ``moved``: as it was meant to be."""
     for row in rows:
         core.exports.withdraw(row.id)
         if row.id in core.notes.list():
@@ -159,9 +174,9 @@ def _give_up(core: Core, entry: Entry, rows: Sequence[AttachmentRow]) -> None:
     with core.engine.catalog.change() as conn:
         for row in rows:
             attachments.remove(conn, row.id)
-        events.emit(
-            conn, "worker.fenced", entry.fisk_id, host=core.host, attachments=[row.id for row in rows]
-        )
+        if not moved:
+            ids = [row.id for row in rows]
+            events.emit(conn, "worker.fenced", entry.fisk_id, host=core.host, attachments=ids)
     core.workers.stop(entry)
     _sweep(core)  # the other host may have removed the rows
 
@@ -175,8 +190,11 @@ def look(core: Core) -> None:
     for row in core.rows():
         needed.setdefault(row.fisk_id, []).append(row)
     for fisk_id, worker in core.workers.running().items():
-        if _is_fenced(core, fisk_id, worker):
-            _fenced(core, fisk_id, worker)
+        if worker.waits and fisk_id in needed:
+            incoming.promote_unopposed(core, fisk_id)
+        elif _is_fenced(core, fisk_id, worker):
+            if not _takes_leave(core, fisk_id, worker):
+                _fenced(core, fisk_id, worker)
         elif fisk_id not in needed:
             _stop_forgotten(core, fisk_id)
     for fisk_id, rows in needed.items():
@@ -205,13 +223,65 @@ def _is_fenced(core: Core, fisk_id: str, worker: Worker) -> bool:
         return False
 
 
-def _fenced(core: Core, fisk_id: str, worker: Worker) -> None:
+def _takes_leave(core: Core, fisk_id: str, worker: Worker) -> bool:
+    """Say whether a worker that let go in order still has clients, who shall find out by themselves.
+
+    A guest that moved away leaves a QEMU behind.  While that ends it would wait for its disks to come back,
+    if nobody refused what it asks.
+    """
+    try:
+        status = core.workers.status(fisk_id)
+    except FiskError:
+        return False
+    if not status["yielded"] or not status["connections"]:
+        return False
+    _end_unused_paths(core)  # these are clients, too
     with core.workers.entry(fisk_id) as entry:
         if entry.worker is not worker:
-            return
+            return True
+        entry.left_at = entry.left_at or time.monotonic()
+        return time.monotonic() - entry.left_at < _LEAVE_SECONDS
+
+
+def _end_unused_paths(core: Core) -> None:
+    """Take away what attachments that are gone had, where nobody uses it any more."""
+    for note in core.notes.list():
+        if core.row(note) is None:
+            try:
+                attaching.disconnect(core, note, force=False)
+            except FiskError as exc:
+                LOG.info("an access path of before stays for now: %s", exc)
+
+
+def end_fenced(core: Core, fisk_id: str) -> None:
+    """End a worker here that another host has fenced, before this host uses the Fisk again."""
+    worker = core.workers.running().get(fisk_id)
+    if worker is not None and _is_fenced(core, fisk_id, worker):
+        _fenced(core, fisk_id, worker)
+
+
+def _fenced(core: Core, fisk_id: str, worker: Worker) -> None:
+    with core.workers.entry(fisk_id) as entry:
+        if entry.worker is worker:
+            _end_fenced(core, entry, worker)
+
+
+def _end_fenced(core: Core, entry: Entry, worker: Worker) -> None:
+    fisk_id = entry.fisk_id
+    _await_fall(core, fisk_id, worker)
+    moved = _has_yielded(core, fisk_id)
+    if moved:
+        LOG.info("Fisk %s moved to another host; its worker ends", fisk_id)
+    else:
         LOG.warning("Fisk %s: another host takes over; its worker is being ended", fisk_id)
-        _await_fall(core, fisk_id, worker)
-        _give_up(core, entry, core.rows(fisk_id))
+    _give_up(core, entry, [row for row in core.rows(fisk_id) if not is_waiting(row)], moved=moved)
+
+
+def _has_yielded(core: Core, fisk_id: str) -> bool:
+    try:
+        return bool(core.workers.status(fisk_id)["yielded"])
+    except FiskError:
+        return False
 
 
 def _await_fall(core: Core, fisk_id: str, worker: Worker) -> None:
@@ -278,9 +348,13 @@ def _adopt(core: Core, entry: Entry, rows: Sequence[AttachmentRow]) -> None:
         if worker is not None:
             _await_fall(core, entry.fisk_id, worker)
         _give_up(core, entry, lasting)
-    elif worker is None and any(core.needs_worker(row) for row in lasting):
+    elif (worker is None and any(core.needs_worker(row) for row in lasting)) or (
+        worker is not None and worker.waits and not any(map(is_waiting, lasting))
+    ):
         core.watch.soon(lambda: restart(core, entry.fisk_id))
     else:
+        if worker is not None and worker.waits:
+            incoming.listen(core, entry.fisk_id)
         attaching.resume(core, [row for row in lasting if row.access != BUILD])
 
 

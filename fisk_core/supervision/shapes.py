@@ -57,4 +57,5 @@ def attachment(row: AttachmentRow) -> Attachment:
         consumer=row.consumer,
         uris=tuple(row.details.get("uris", ())),
         path=row.details.get("path"),
+        incoming=bool(row.details.get("incoming")),
     )

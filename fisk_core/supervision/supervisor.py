@@ -19,6 +19,7 @@ from fisk_core.engine import Engine, validate
 from fisk_core.errors import FiskError, InUse
 from fisk_core.model import Attachment, Fisk
 from fisk_core.supervision import attaching, builds, keeping, shapes
+from fisk_core.supervision import incoming as incoming_
 from fisk_core.supervision.core import BUILD, Core, required
 from fisk_core.supervision.shapes import Build, WorkerStatus
 from fisk_core.supervision.workers import Worker
@@ -91,12 +92,16 @@ class Supervisor:
         consumer: str = "",
         id: str | None = None,
         steal: bool = False,
+        incoming: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> Attachment:
         """Have a Fisk served on this host, and give every way to reach it from here.
 
         The same id with the same arguments gives the attachment made before.  A Fisk has one worker on its
         host: attachments share it.  ``steal`` takes a Fisk over from another host, whose writer is fenced.
+        ``incoming`` is for a guest that moves here while another host still writes: what is served waits for
+        its turn, which comes with the first change, or by :meth:`promote`; where no other host has the Fisk,
+        it is an attachment like any other.
         Raises NotFound, ReadOnly, InUse (naming the holder), AlreadyExists, InvalidValue, and what an access
         path lacks; a failed attach leaves nothing.
         """
@@ -107,9 +112,19 @@ class Supervisor:
             read_only=read_only,
             consumer=consumer,
             steal=steal,
+            incoming=incoming and not read_only,
             options=options or {},
         )
+        keeping.end_fenced(self._core, wanted.fisk_id)
         return attaching.attach(self._core, wanted)
+
+    def promote(self, attachment_id: str) -> Attachment:
+        """Have an attachment that waits for its turn write now; the other host's ends, all being durable.
+
+        One that writes already is given as it is.  Raises NotFound, and InUse when the other host does not
+        let go, or for an attachment of another host.
+        """
+        return incoming_.promote(self._core, validate.fisk_id(attachment_id))
 
     def detach(self, attachment_id: str, *, force: bool = False) -> None:
         """End an attachment; the last one of a Fisk ends its worker, when all is durable.

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from signal import SIGKILL
 from typing import Any
 
@@ -22,7 +22,7 @@ from fisk_core.catalog import Record, fisks
 from fisk_core.dataplane import control
 from fisk_core.dataplane.client_uri import parse_uri
 from fisk_core.dataplane.server import ServeOptions
-from fisk_core.dataplane.spec import FenceOptions
+from fisk_core.dataplane.spec import DiskSpec, FenceOptions, TurnOptions
 from fisk_core.engine import Engine, opening
 from fisk_core.engine.opening import Noting
 from fisk_core.errors import FiskError, NotFound, PoolError
@@ -40,7 +40,10 @@ _LOOK_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A process that serves a Fisk; ``epoch`` 0: it holds no lease.  ``since`` is of the monotonic clock."""
+    """A process that serves a Fisk; ``epoch`` 0: it holds no lease.  ``since`` is of the monotonic clock.
+
+    ``waits``: another host writes, and this one waits for its turn.
+    """
 
     pid: int
     pidfd: int
@@ -48,6 +51,7 @@ class Worker:
     epoch: int
     export: str
     since: float = field(default_factory=time.monotonic)
+    waits: bool = False
 
 
 class Entry:
@@ -65,6 +69,8 @@ class Entry:
         """the last reader has left; the worker stays a while"""
         self.idle_since: float | None = None
         """when a build was first seen without a client"""
+        self.left_at: float | None = None
+        """when the Fisk was first seen to have been let go of in order, for another host"""
 
     @property
     def forgettable(self) -> bool:
@@ -136,6 +142,19 @@ class Workers:
         ``also`` and ``timeout`` as for ``acquire_held``.  Raises what that raises, and what keeps the worker
         from serving; then it does not run.
         """
+        # The mark is first: from the lock on there may be a process that nobody else knows of.
+        self._engine.home.mark(record.id).touch(mode=0o600)
+        try:
+            lock, epoch = self._acquire(record, writable, also, timeout)
+        except BaseException:
+            self._unmark(record.id)
+            raise
+        return self.launch(entry, record, lock, writable=writable, epoch=epoch, export=export)
+
+    def _acquire(
+        self, record: Record, writable: bool, also: Noting | None, timeout: float
+    ) -> tuple[locks.Lock, int]:
+        """Give the Fisk's lock and the epoch of the lease, 0 for a reader."""
         epochs = [0]
 
         def note(conn: Any, epoch: int) -> None:
@@ -143,28 +162,17 @@ class Workers:
             if also is not None:
                 also(conn, epoch)
 
-        # The mark is first: from the lock on there may be a process that nobody else knows of.
-        self._engine.home.mark(record.id).touch(mode=0o600)
-        try:
-            lock = opening.acquire_held(self._engine, record, writable=writable, also=note, timeout=timeout)
-        except BaseException:
-            self._unmark(record.id)
-            raise
-        return self.launch(entry, record, lock, writable=writable, epoch=epochs[-1], export=export)
+        lock = opening.acquire_held(self._engine, record, writable=writable, also=note, timeout=timeout)
+        return lock, epochs[-1]
 
     def launch(
         self, entry: Entry, record: Record, lock: locks.Lock, *, writable: bool, epoch: int, export: str
     ) -> Worker:
         """Start a worker that holds ``lock`` from now on; it is let go of here."""
-        home = self._engine.home
-        home.mark(record.id).touch(mode=0o600)
-        options = ServeOptions(
-            unix=str(home.socket(record.id)),
-            reader=str(home.reader(record.id)),
-            control=str(home.control(record.id)),
-            export=export,
-            fence=FenceOptions(str(home.fence(record.id)), epoch) if epoch else None,
-        )
+        self._engine.home.mark(record.id).touch(mode=0o600)
+        options = self._options(record.id, export)
+        if epoch:
+            options = replace(options, fence=self._fence(record.id, epoch))
         try:
             with lock:
                 pid = self._spawn(record.id, options, lock, read_only=not writable)
@@ -172,6 +180,18 @@ class Workers:
             self._unmark(record.id)
             raise
         return self._take(entry, pid, read_only=not writable, epoch=epoch, export=export)
+
+    def _options(self, fisk_id: str, export: str) -> ServeOptions:
+        home = self._engine.home
+        return ServeOptions(
+            unix=str(home.socket(fisk_id)),
+            reader=str(home.reader(fisk_id)),
+            control=str(home.control(fisk_id)),
+            export=export,
+        )
+
+    def _fence(self, fisk_id: str, epoch: int) -> FenceOptions:
+        return FenceOptions(str(self._engine.home.fence(fisk_id)), epoch)
 
     def _spawn(self, fisk_id: str, options: ServeOptions, lock: locks.Lock, *, read_only: bool) -> int:
         for attempt in range(_ATTEMPTS):
@@ -185,14 +205,53 @@ class Workers:
                 time.sleep(_LOOK_SECONDS * attempt)
         raise AssertionError("not reached")
 
-    def _take(self, entry: Entry, pid: int, *, read_only: bool, epoch: int, export: str) -> Worker:
+    def wait_for_turn(self, entry: Entry, spec: DiskSpec, turn: TurnOptions, export: str) -> Worker:
+        """Start a worker that writes nothing before :meth:`promote`; raises what keeps it from serving."""
+        self._engine.home.mark(spec.fisk_id).touch(mode=0o600)
+        try:
+            options = replace(self._options(spec.fisk_id, export), turn=turn)
+            pid = self.zygotes.spawn(spec, options, None)
+        except BaseException:
+            self._unmark(spec.fisk_id)
+            raise
+        return self._take(entry, pid, read_only=True, epoch=0, export=export, waits=True)
+
+    def promote(
+        self, entry: Entry, record: Record, *, also: Noting | None = None, timeout: float = 0.0
+    ) -> Worker:
+        """Lock the Fisk, take the lease, and have the worker that waits for it write; as for :meth:`start`.
+
+        One that cannot is replaced: its clients come back to the same address.
+        """
+        waiting = entry.worker
+        if waiting is None:
+            raise NotFound(f"no worker waits for Fisk {entry.fisk_id} on this host")
+        lock, epoch = self._acquire(record, True, also, timeout)
+        try:
+            spec = opening.disk_spec(self._engine, record.id, read_only=False)
+            request = {"op": "promote", "spec": asdict(spec), "fence": asdict(self._fence(record.id, epoch))}
+            control.call(self._engine.home.control(record.id), request, give=[os.dup(lock.fd)])
+        except FiskError as exc:
+            LOG.warning("the worker that waited for Fisk %s cannot go on: %s", entry.fisk_id, exc)
+            self.stop(entry, orderly=False)
+            return self.launch(entry, record, lock, writable=True, epoch=epoch, export=waiting.export)
+        except BaseException:
+            lock.release()
+            raise
+        lock.release()  # the worker has it, too
+        self._drop(entry)
+        return self._take(entry, waiting.pid, read_only=False, epoch=epoch, export=waiting.export)
+
+    def _take(
+        self, entry: Entry, pid: int, *, read_only: bool, epoch: int, export: str, waits: bool = False
+    ) -> Worker:
         """Note a worker that serves, and watch it."""
         try:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             raise PoolError(f"the worker of Fisk {entry.fisk_id} ended as soon as it had started") from None
-        worker = entry.worker = Worker(pid, pidfd, read_only, epoch, export)
-        entry.lingering, entry.idle_since = False, None
+        worker = entry.worker = Worker(pid, pidfd, read_only, epoch, export, waits=waits)
+        entry.lingering, entry.idle_since, entry.left_at = False, None, None
         self._watch.process(os.dup(pidfd), lambda: self._ended(entry.fisk_id, worker))
         return worker
 
@@ -222,6 +281,7 @@ class Workers:
             read_only=first["read_only"],
             epoch=first["epoch"] or 0,
             export=parse_uri(first["uri"]).export,
+            waits=bool(first.get("turn")),
         )
         # The same answer after its descriptor was opened: the id did not go to another process before.
         if self.status(entry.fisk_id)["pid"] != worker.pid:
@@ -255,7 +315,11 @@ class Workers:
         worker = entry.worker
         if worker is not None and orderly:
             try:
-                self._drain(entry.fisk_id, self._drain_seconds + _END_SECONDS if hurry else _ANSWER_SECONDS)
+                if worker.waits:
+                    self.ask(entry.fisk_id, {"op": "stop"})  # nothing of its clients' is kept by it
+                else:
+                    patience = self._drain_seconds + _END_SECONDS if hurry else _ANSWER_SECONDS
+                    self._drain(entry.fisk_id, patience)
             except FiskError as exc:
                 LOG.info("the worker of Fisk %s does not drain, and is told to end: %s", entry.fisk_id, exc)
         elif worker is not None:

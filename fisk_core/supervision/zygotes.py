@@ -29,7 +29,7 @@ class Zygotes:
     def pid(self) -> int:
         return self._zygote.pid
 
-    def spawn(self, spec: DiskSpec, options: ServeOptions, lock_fd: int) -> int:
+    def spawn(self, spec: DiskSpec, options: ServeOptions, lock_fd: int | None) -> int:
         """Start a worker, which listens when this returns; gives its process id.
 
         Raises what kept it from serving.

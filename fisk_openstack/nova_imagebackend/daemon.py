@@ -41,7 +41,13 @@ def attachment_id(fisk_id: str, server: str) -> str:
 
 
 def attach(
-    fisk_id: str, server: str, access: Access, *, read_only: bool = False, steal: bool = False
+    fisk_id: str,
+    server: str,
+    access: Access,
+    *,
+    read_only: bool = False,
+    steal: bool = False,
+    incoming: bool = False,
 ) -> Attachment:
     """Have a Fisk served to a server on this host; raises what ``RemoteEngine.attach`` does."""
     own = attachment_id(fisk_id, server)
@@ -53,6 +59,7 @@ def attach(
         consumer=server,
         read_only=read_only,
         steal=steal,
+        incoming=incoming,
     )
     try:
         return call()
@@ -71,11 +78,21 @@ def detach(fisk_id: str, server: str, *, force: bool = False) -> None:
     engine().detach(attachment_id(fisk_id, server), force=force)
 
 
+def used(server: str) -> list[Attachment]:
+    """Give what is attached here for a server."""
+    return [each for each in engine().attachments(host=host()) if each.consumer == server]
+
+
+def expected(server: str) -> list[Attachment]:
+    """Give what waits on another host for a server that moves there."""
+    found = engine().attachments()
+    return [each for each in found if each.consumer == server and each.incoming and each.host != host()]
+
+
 def release(server: str) -> None:
     """End all that is attached here for a server whose guest is not there any more."""
-    for each in engine().attachments(host=host()):
-        if each.consumer == server:
-            engine().detach(each.id, force=True)
+    for each in used(server):
+        engine().detach(each.id, force=True)
 
 
 def elsewhere(fisk_id: str) -> bool:

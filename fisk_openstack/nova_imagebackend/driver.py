@@ -19,6 +19,7 @@ from oslo_log import log as logging  # noqa: E402
 registration.register()
 
 from fisk_openstack.nova_imagebackend import daemon, guests, paths, quiet, signatures  # noqa: E402
+from fisk_openstack.nova_imagebackend.migrating import Migrating  # noqa: E402
 from fisk_openstack.nova_imagebackend.moving import Moving  # noqa: E402
 from fisk_openstack.nova_imagebackend.volume import LibvirtFiskVolumeDriver  # noqa: E402
 
@@ -28,7 +29,7 @@ FORMATS = ("qcow2", "raw", "vdi", "vhd", "vhdx", "vmdk")
 _GIB = 1 << 30
 
 
-class FiskLibvirtDriver(Moving, libvirt_driver.LibvirtDriver):  # type: ignore[misc]  # Nova carries no types
+class FiskLibvirtDriver(Moving, Migrating, libvirt_driver.LibvirtDriver):  # type: ignore[misc]  # Nova carries no types
     """The libvirt driver with disks that are Fisks."""
 
     def __init__(self, virtapi: Any, read_only: bool = False) -> None:

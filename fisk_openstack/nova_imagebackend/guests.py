@@ -64,6 +64,19 @@ class GuestDisk(vconfig.LibvirtConfigGuestDisk):  # type: ignore[misc]  # Nova c
         return disk
 
 
+def repoint(disk: Any, attachment: Attachment, path: str) -> None:
+    """Have a disk in the XML of a guest reach another attachment of its Fisk; raises Unsupported."""
+    conf = GuestDisk()
+    conf.target_dev, conf.target_bus = (disk.find("target").get(each, "") for each in ("dev", "bus"))
+    point(conf, attachment, path)
+    made = conf.format_dom()
+    before = disk.find("source")
+    place = disk.index(before)
+    disk.remove(before)
+    disk.insert(place, made.find("source"))
+    disk.set("type", made.get("type"))
+
+
 def point(disk: Any, attachment: Attachment, path: str) -> None:
     """Have the disk of a guest's configuration reach an attached Fisk, a device at ``path``.
 

@@ -161,17 +161,3 @@ class Moving:
         if os.access(libvirt_utils.get_instance_path(instance), os.W_OK):
             return True
         return "disk" in daemon.disks(instance.uuid) or not instance.image_ref
-
-    def check_can_live_migrate_destination(
-        self,
-        context: Any,
-        instance: Any,
-        src_compute_info: Any,
-        dst_compute_info: Any,
-        block_migration: bool = False,
-        disk_over_commit: bool = False,
-    ) -> Any:
-        """Refuse: two hosts would have to have the disks attached at once, which a lease does not allow."""
-        raise exception.MigrationPreCheckError(
-            reason="a Fisk is written by one host at a time; migrate the server cold"
-        )

@@ -53,16 +53,20 @@ def register() -> None:
 
     Raises UnknownNova.
     """
-    from nova.virt.libvirt import config, driver, imagebackend, utils
+    from nova.virt.libvirt import config, driver, imagebackend, migration, utils
     from nova.virt.libvirt.volume import volume
 
-    from fisk_openstack.nova_imagebackend import paths, signatures
+    from fisk_openstack.nova_imagebackend import migrating, paths, signatures
     from fisk_openstack.nova_imagebackend.backend import FiskBackend, FiskImage
     from fisk_openstack.nova_imagebackend.guests import GuestDisk
     from fisk_openstack.nova_imagebackend.volume import LibvirtFiskVolumeDriver
 
     signatures.check(
-        {"find_disk": utils.find_disk, "get_disk_type_from_path": utils.get_disk_type_from_path}
+        {
+            "find_disk": utils.find_disk,
+            "get_disk_type_from_path": utils.get_disk_type_from_path,
+            "get_updated_guest_xml": migration.get_updated_guest_xml,
+        }
         | signatures.of(imagebackend.Image, FiskImage)
         | signatures.of(imagebackend.Backend, FiskBackend)
         | signatures.of(config.LibvirtConfigGuestDisk, GuestDisk)
@@ -70,5 +74,6 @@ def register() -> None:
     )
     imagebackend.Backend = FiskBackend
     driver.VOLUME_DRIVERS["fisk"] = "fisk_openstack.nova_imagebackend.volume.LibvirtFiskVolumeDriver"
+    migration.get_updated_guest_xml = migrating.updating(migration.get_updated_guest_xml)
     utils.find_disk = paths.finding(utils.find_disk)
     utils.get_disk_type_from_path = paths.typing(utils.get_disk_type_from_path)

@@ -56,6 +56,9 @@ KNOWN = {
     "LibvirtDriver.check_can_live_migrate_destination": (
         "self, context, instance, src_compute_info, dst_compute_info, block_migration=, disk_over_commit="
     ),
+    "LibvirtDriver.check_can_live_migrate_source": (
+        "self, context, instance, dest_check_data, block_device_info="
+    ),
     "LibvirtDriver.cleanup": (
         "self, context, instance, network_info, block_device_info=, destroy_disks=, migrate_data=, "
         "destroy_vifs=, destroy_secrets="
@@ -75,12 +78,26 @@ KNOWN = {
     "LibvirtDriver.migrate_disk_and_power_off": (
         "self, context, instance, dest, flavor, network_info, block_device_info=, timeout=, retry_interval="
     ),
+    "LibvirtDriver.post_live_migration": "self, context, instance, block_device_info, migrate_data=",
+    "LibvirtDriver.post_live_migration_at_destination": (
+        "self, context, instance, network_info, block_migration=, block_device_info="
+    ),
+    "LibvirtDriver.pre_live_migration": (
+        "self, context, instance, block_device_info, network_info, disk_info, migrate_data"
+    ),
     "LibvirtDriver.quiesce": "self, context, instance, image_meta",
+    "LibvirtDriver.rollback_live_migration_at_destination": (
+        "self, context, instance, network_info, block_device_info, destroy_disks=, migrate_data="
+    ),
+    "LibvirtDriver.rollback_live_migration_at_source": "self, context, instance, migrate_data",
     "LibvirtDriver.snapshot": "self, context, instance, image_id, update_task_state",
     "LibvirtDriver.unquiesce": "self, context, instance, image_meta",
     "LibvirtDriver.unrescue": "self, context, instance",
     "find_disk": "guest",
     "get_disk_type_from_path": "path",
+    "get_updated_guest_xml": (
+        "instance, guest, migrate_data, get_volume_config, get_vif_config=, new_resources="
+    ),
 }
 """Parameters by method; ``=`` after those that have a default."""
 

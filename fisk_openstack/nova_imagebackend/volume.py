@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Volumes of Cinder in guests: this host attaches the Fisk, the guest reads it over NBD or as a device."""
 
+from contextlib import suppress
 from typing import Any
 
 from nova.compute import task_states
 from nova.virt.libvirt.volume import volume as base
 
+from fisk_core.errors import NotFound
 from fisk_core.model import Attachment
 from fisk_openstack.nova_imagebackend import daemon, guests, paths
 
@@ -14,6 +16,11 @@ _EVACUATED = (
     task_states.REBUILD_BLOCK_DEVICE_MAPPING,
     task_states.REBUILD_SPAWNING,
 )
+
+
+def arrives(instance: Any) -> bool:
+    """Whether a server is about to move here, running.  (Nothing is connected on the host it leaves.)"""
+    return bool(instance.task_state == task_states.MIGRATING)
 
 
 def comes_over(instance: Any) -> bool:
@@ -38,8 +45,9 @@ class LibvirtFiskVolumeDriver(base.LibvirtBaseVolumeDriver):  # type: ignore[mis
             access,
             read_only=data.get("access_mode") == "ro",
             steal=comes_over(instance) and daemon.elsewhere(data["fisk_id"]),
+            incoming=arrives(instance) and daemon.elsewhere(data["fisk_id"]),
         )
-        data["server"] = instance.uuid
+        data["server"], data["attachment_id"] = instance.uuid, found.id
         data.pop("device_path", None)
         if found.path:
             data["device_path"] = paths.volume_path(instance.uuid, data["volume_id"])
@@ -53,6 +61,9 @@ class LibvirtFiskVolumeDriver(base.LibvirtBaseVolumeDriver):  # type: ignore[mis
         return disk
 
     def _attachment(self, data: Any) -> Attachment:
+        """Give what ``connect_volume`` made: maybe on another host, to which the guest is moving."""
+        with suppress(KeyError, NotFound):
+            return daemon.engine().attachment(data["attachment_id"])
         return daemon.attachment(data["fisk_id"], data["server"])
 
     def disconnect_volume(self, connection_info: Any, instance: Any, force: bool = False) -> None:

@@ -1,42 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two hosts that share a catalog and a lock directory, played by two homes of one machine."""
+"""What one of two hosts uses, and what the other one may do then."""
 
 import os
 import signal
-from contextlib import ExitStack
 
 import pytest
 
 from fisk_core.engine import Engine
 from fisk_core.errors import FiskError, InUse
-from fisk_core.services import events
 from fisk_core.supervision import keeping
 from tests.engines import MIB, make_volume
-from tests.supervisors import configure, connected, leavings, supervising
+from tests.hosts import configure_hosts, kinds, two_hosts
+from tests.supervisors import connected, leavings, supervising
 from tests.waiting import until
 
 
 @pytest.fixture
 def homes(home):
-    shared = f"lock_path = {home}/locks\n[catalog]\nconnection = sqlite:///{home}/c.sqlite\n"
-    for name in ("alpha", "beta"):
-        configure(home / name, f"host = {name}\n{shared}[workers]\nfence_seconds = 10\n")
-    return home / "alpha", home / "beta"
+    return configure_hosts(home)
 
 
 @pytest.fixture
 def hosts(homes):
-    """Give both hosts' (engine, supervisor)."""
-    with ExitStack() as stack:
-        found = []
-        for path in homes:
-            engine = stack.enter_context(Engine.open(path))
-            found.append((engine, stack.enter_context(supervising(engine))))
+    with two_hosts(homes) as found:
         yield found
-
-
-def kinds(engine):
-    return [each.kind for each in events.read(engine, 0)]
 
 
 def write_on_and_on(client):

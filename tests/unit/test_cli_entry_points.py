@@ -42,6 +42,7 @@ VERBS = [
     "pool_set",
     "attach",
     "attachment_list",
+    "attachment_promote",
     "attachment_show",
     "detach",
     "event_list",

@@ -38,13 +38,15 @@ class AttachmentList:
 class NewAttachment(Creation):
     """How a Fisk shall be reached from this host, and by whom.
 
-    ``steal`` takes the Fisk over from another host, whose writer is fenced first.
+    ``steal`` takes the Fisk over from another host, whose writer is fenced first.  ``incoming`` is for a
+    guest that moves to this host while another one writes: what is served here waits for its turn.
     """
 
     read_only: bool = False
     access: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$", examples=["nbd"])] = "nbd"
     consumer: Text = ""
     steal: bool = False
+    incoming: bool = False
     options: Options | None = None
 
 
@@ -103,6 +105,19 @@ def list_attachments(
 def get_attachment(services: Given, id: IdInPath) -> Attachment:
     """Show an attachment."""
     return services.supervisor.attachment(id)
+
+
+@router.operation(
+    "POST",
+    "/attachments/{id}/promote",
+    rule="attachments:create",
+    role=OPERATOR,
+    gives=Attachment,
+    may=(errors.NotFound, errors.InUse, errors.NoSpace),
+)
+def promote_attachment(services: Given, id: IdInPath) -> Attachment:
+    """Have an attachment that waits for its turn write now; one that writes already is fine."""
+    return services.supervisor.promote(id)
 
 
 @router.operation(

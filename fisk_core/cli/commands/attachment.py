@@ -23,6 +23,7 @@ def _details(attachment: "Attachment") -> dict[str, Any]:
         "read_only": attachment.read_only,
         "consumer": Text(attachment.consumer or None),
         "path": Text(attachment.path),
+        "incoming": attachment.incoming,
         "uris": Words(list(attachment.uris)),
         "created_at": Time(attachment.created_at.isoformat()),
     }
@@ -49,6 +50,11 @@ class Attach(FiskShow):
         parser.add_argument(
             "--steal", action="store_true", help="Take it over from another host, whose writing ends."
         )
+        parser.add_argument(
+            "--incoming",
+            action="store_true",
+            help="For a guest that moves here: wait for its first write, while another host has the Fisk.",
+        )
         parser.add_argument("--id", metavar="ID", help="Of the attachment; with it this can be repeated.")
         parser.add_argument(
             "--option", metavar="KEY=VALUE", action="append", default=[], help="For the way to reach it."
@@ -66,6 +72,7 @@ class Attach(FiskShow):
                 consumer=parsed_args.consumer,
                 id=parsed_args.id,
                 steal=parsed_args.steal,
+                incoming=parsed_args.incoming,
                 options=options or None,
             )
         return self.fields(_details(found))
@@ -102,6 +109,19 @@ def _find(engine: "RemoteEngine", name: str) -> "Attachment":
     if len(found) > 1:
         raise InvalidValue(f"Fisk '{fisk.name}' has {len(found)} attachments; say which one by its id")
     return found[0]
+
+
+class Promote(FiskShow):
+    """Have what was attached with --incoming write now: the other host lets go, all being durable."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("id", metavar="ID", help="Of the attachment that waits.")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        with self.daemon() as engine:
+            return self.fields(_details(engine.promote(parsed_args.id)))
 
 
 class List(FiskLister):
