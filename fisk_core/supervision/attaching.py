@@ -63,6 +63,7 @@ def attach(core: Core, wanted: Wanted) -> Attachment:
         if row is not None and not is_pending(row):
             return shapes.attachment(row)
         core.workers.alive(entry)  # one that ended is started again before the operation lock is held here
+        incoming.end_forgotten(core, entry)
         try:
             with operating(core.engine, wanted.fisk_id) as (record,):
                 waits = _check(core, record, wanted)

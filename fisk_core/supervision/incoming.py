@@ -100,6 +100,14 @@ def withdraw(core: Core, fisk_id: str) -> None:
         files.remove(core.home.outgoing(fisk_id))
 
 
+def end_forgotten(core: Core, entry: Entry) -> None:
+    """End a worker that waits for an attachment which another host has ended."""
+    worker = entry.worker
+    if worker is not None and worker.waits and not any(map(is_waiting, core.rows(entry.fisk_id))):
+        withdraw(core, entry.fisk_id)
+        core.workers.stop(entry)
+
+
 # The turn
 
 

@@ -130,6 +130,22 @@ def test_a_move_that_is_cancelled_leaves_nothing(hosts):
             assert bytes(target.read(0, 6)) == b"behind"
 
 
+def test_the_source_ends_what_waits_for_it(hosts):
+    (alpha, one), (_, two) = hosts
+    make_volume(alpha, content=b"content")
+    with connected(one.attach("volume")) as source:
+        for _ in range(3):
+            made = two.attach("volume", incoming=True)
+            with pytest.raises(InUse, match="beta"):
+                one.detach(made.id)
+            one.detach(made.id, force=True)
+            source.write(0, b"C")
+        one.detach(two.attach("volume", incoming=True).id, force=True)
+        until(lambda: two.workers() == [] and waiting_files(alpha) == [])
+        source.write(0, b"c")
+        assert bytes(source.read(0, 7)) == b"content"
+
+
 def test_it_moves_back_and_forth(hosts):
     (alpha, one), (_, two) = hosts
     make_volume(alpha)
