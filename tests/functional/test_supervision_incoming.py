@@ -153,6 +153,7 @@ def test_the_source_ends_what_waits_for_it(hosts):
             with pytest.raises(InUse, match="beta"):
                 one.detach(made.id)
             one.detach(made.id, force=True)
+            assert waiting_files(alpha) == []
             source.write(0, b"C")
         one.detach(two.attach("volume", incoming=True).id, force=True)
         until(lambda: two.workers() == [] and waiting_files(alpha) == [])
