@@ -61,7 +61,9 @@ class Everywhere(RemoteEngine):
         if not self.others:
             return None
         self._own = self._own or str(self.about()["host"])
-        writers = [each.host for each in self.attachments(fisk=ref) if not each.read_only]
+        found = self.attachments(fisk=ref)
+        # A host that a guest is moving to does not write yet.
+        writers = [each.host for each in found if not (each.read_only or each.incoming)]
         if self._own in writers:
             return None
         return next((self.others[each] for each in writers if each in self.others), None)

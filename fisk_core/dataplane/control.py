@@ -134,6 +134,8 @@ class Control:
 
     def _barrier(self, _: dict[str, Any], reply: Reply) -> None:
         """Answer once everything that was reading or flushing when this came is done."""
+        if self._server.turn:
+            raise errors.InUse("another host writes the Fisk, and reads of it that nobody here can wait for")
         self._server.loop.barrier(lambda: reply({"ok": True}))
 
     def _pause(self, _: dict[str, Any], reply: Reply) -> None:

@@ -265,7 +265,9 @@ def _detach_elsewhere(core: Core, row: AttachmentRow, force: bool) -> None:
     if not force:
         raise InUse(f"attachment {row.id} is on {row.host}; detach it there, or force")
     with core.operation(row.fisk_id):
-        if not row.read_only and not is_waiting(row):
+        if is_waiting(row):
+            incoming.withdraw(core, row.fisk_id, row.host)
+        elif not row.read_only:
             fencing.fence(core, row.fisk_id)
         _forget(core, row)
 

@@ -92,10 +92,10 @@ def _announce(core: Core, row: AttachmentRow) -> DiskSpec:
         time.sleep(_LOOK_SECONDS)
 
 
-def withdraw(core: Core, fisk_id: str) -> None:
-    """Wait no more, if it is this host that waits; harmless when done twice."""
+def withdraw(core: Core, fisk_id: str, host: str | None = None) -> None:
+    """Have a host, this one unless said, wait no more, if it is the one that does; may be done twice."""
     said = outgoing.read(core.home.incoming(fisk_id))
-    if said is not None and said.get("host") == core.host:
+    if said is not None and said.get("host") == (host or core.host):
         files.remove(core.home.incoming(fisk_id))
         files.remove(core.home.outgoing(fisk_id))
 

@@ -52,6 +52,17 @@ def test_what_another_host_serves_is_changed_there(engines):
     assert content(beta, "volume") == (8 * MIB, b"later")
 
 
+def test_a_host_that_waits_for_its_turn_is_not_asked_yet(engines):
+    alpha, beta = engines
+    alpha.create("volume", MIB)
+    with beta.open_disk("volume", writable=True) as disk:
+        disk.write(0, b"first")
+        alpha.attach("volume", incoming=True)
+        alpha.snapshot("volume", "snapshot")
+        disk.write(0, b"later")
+    assert content(beta, "snapshot") == (MIB, b"first")
+
+
 def test_hosts_that_are_not_known_and_groups_on_several_are_refused(engines):
     alpha, beta = engines
     for name in ("here", "there"):

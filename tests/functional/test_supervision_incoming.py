@@ -130,6 +130,20 @@ def test_a_move_that_is_cancelled_leaves_nothing(hosts):
             assert bytes(target.read(0, 6)) == b"behind"
 
 
+def test_the_collector_is_for_the_host_that_writes(hosts):
+    (alpha, one), (beta, two) = hosts
+    make_volume(alpha, content=bytes(range(1, 256)) * (MIB // 255))
+    alpha.snapshot("volume", "snap")
+    with connected(one.attach("volume")) as source:
+        two.attach("volume", incoming=True)
+        source.write(0, bytes(MIB // 2))
+        source.flush()
+        alpha.delete("snap")
+        left = beta.collect()
+        assert (left.reclaimed, len(left.skipped)) == (0, 1)
+        assert alpha.collect().reclaimed > 0
+
+
 def test_the_source_ends_what_waits_for_it(hosts):
     (alpha, one), (_, two) = hosts
     make_volume(alpha, content=b"content")
@@ -139,6 +153,7 @@ def test_the_source_ends_what_waits_for_it(hosts):
             with pytest.raises(InUse, match="beta"):
                 one.detach(made.id)
             one.detach(made.id, force=True)
+            assert waiting_files(alpha) == []
             source.write(0, b"C")
         one.detach(two.attach("volume", incoming=True).id, force=True)
         until(lambda: two.workers() == [] and waiting_files(alpha) == [])
