@@ -77,9 +77,16 @@ class Arrivals:
         except BlockingIOError:
             return position
         except errors.FiskError as exc:
-            stream.error = exc
+            self._give_up(stream, exc)
         self._advance(conn, stream, count)
         return position + count
+
+    def _give_up(self, stream: Stream, error: errors.FiskError) -> None:
+        """Write nothing more of it; a Fisk that was made smaller meanwhile has no space for it."""
+        request = stream.request
+        if request.offset + request.length > self._server.disk.size:
+            error = errors.NoSpace("the disk ends within the request by now")
+        stream.error = error
 
     def _write(self, conn: Connection, stream: Stream, position: int, count: int) -> None:
         """Write part of the inbox; raises BlockingIOError where it is to be looked at again later."""
@@ -137,7 +144,7 @@ class Arrivals:
             if whole:
                 self._server.disk.splice(source, stream.offset, whole)
         except errors.FiskError as exc:
-            stream.error = exc
+            self._give_up(stream, exc)
             self.close()  # what is left in it must not be the beginning of the next write
             rest = 0
             whole = count

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations on Fisks while real workers serve them over NBD."""
 
+import random
 import threading
 
 import pytest
 
 from fisk_core.catalog import fisks
+from fisk_core.dataplane import protocol as p
 from fisk_core.engine import Engine, access, freezing, replacing
 from fisk_core.errors import InUse, NotFound, PoolError
 from tests.engines import BLOCK, MIB, make_volume, read, serving, write
+from tests.servers import Raw
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -155,6 +159,21 @@ def test_shrinking_under_a_worker(engine):
     assert read(engine, "volume", 0, MIB) == b"x" * 64 * BLOCK + bytes(MIB - 64 * BLOCK)
     engine.settle()
     assert engine.check().problems == []
+
+
+def test_a_large_write_that_is_cut_short_by_shrinking(engine):
+    """It fails, with one reply, and what had come of it is there: a client may not rely on either."""
+    make_volume(engine, content=b"x" * MIB)
+    data = random.Random(1).randbytes(MIB // 2)
+    with serving(engine, "volume") as (worker, other), Raw(worker.uri.partition("socket=")[2]) as raw:
+        cookie = raw.send(p.CMD_WRITE, MIB // 2, len(data), payload=data[: MIB // 4])
+        until(lambda: bytes(other.read(MIB // 2, MIB // 8)) == data[: MIB // 8])
+        engine.resize("volume", 7 * MIB // 8, shrink=True)
+        raw.sock.sendall(data[MIB // 4 :])
+        assert (reply := raw.reply()).error == p.ENOSPC
+        assert reply.cookie == cookie
+        assert raw.get(MIB // 2, MIB // 8) == data[: MIB // 8]
+        assert raw.works()
 
 
 def test_shrinking_into_a_block_under_a_worker_is_refused(engine):
