@@ -85,7 +85,7 @@ class Outgoing:
             with suppress(errors.FiskError):  # then it is not there any more, or the next line raises
                 self._publish(self._seen, self._latest)
                 return
-            files.remove(self._path)
+        files.remove(self._path)  # also where it is not known whether somebody waits
 
     def look(self) -> bool:
         """Look whether somebody waits; on any one thread.  What cannot be read is as it was."""

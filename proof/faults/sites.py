@@ -66,6 +66,8 @@ _STREAM_METHODS = {"read": "file.read", "readinto": "file.readinto", "write": "f
 NEVER = {
     "dataplane/connection.py _receive socket.recv_into": "only under TLS; the call in receive() is the same",
     "blockmap/journal.py _take_over os.fstat": "behind want of space and an open, which fails before it does",
+    "_linux.py drop_cached os.open": "of a block device, for an access path",
+    "_linux.py drop_cached fcntl.ioctl": "the same",
     "pools/_files.py directories os.stat": "an entry of a directory knows what it is: nothing is called",
 }
 """call sites (file, function, call) that no scenario reaches, and why"""

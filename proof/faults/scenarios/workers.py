@@ -15,7 +15,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NamedTuple
 
-from fisk_core.dataplane import control, fence, server, worker
+from fisk_core.dataplane import control, fence, outgoing, server, worker
 from fisk_core.dataplane import protocol as nbd
 from fisk_core.dataplane.server import ServeOptions
 from fisk_core.dataplane.spec import DiskSpec, FenceOptions
@@ -351,6 +351,13 @@ def _second_half(client: Client, one: Peer, two: Peer) -> None:
     client.settle()
 
 
+def _snapshot_served(stage: Stage, client: Client) -> None:
+    with Engine.open(stage.home) as engine:
+        # The engine is to find the worker's control socket where it looks for it.
+        os.symlink(client.served.control, engine.home.control(engine.get(_NAME).id))
+        stage.snapshot(engine, _NAME, "later")
+
+
 @scenario("a worker goes on in a new period", _fisk, forks=True)
 def continues(stage: Stage) -> None:
     """A snapshot of a Fisk that is served; the process that asks for it sees no fault of its own."""
@@ -359,10 +366,7 @@ def continues(stage: Stage) -> None:
     if peer is not None:
         client.write(peer, PAGE, 6 * BLOCK)
         client.settle()
-        with Engine.open(stage.home) as engine:
-            # The engine is to find the worker's control socket where it looks for it.
-            os.symlink(client.served.control, engine.home.control(engine.get(_NAME).id))
-            stage.snapshot(engine, _NAME, "later")
+        _snapshot_served(stage, client)
         client.write(peer, 2 * PAGE, 6 * BLOCK)
         client.settle()
         client.read(peer, PAGE, 2 * PAGE)
@@ -371,6 +375,36 @@ def continues(stage: Stage) -> None:
         client.settle()
         client.write(peer, 4 * PAGE, BLOCK)
         client.settle()
+    client.finish()
+
+
+@scenario("another host waits while a worker goes on", _fisk, forks=True)
+def awaited(stage: Stage) -> None:
+    """It is told where everything durable is, at first and after a snapshot."""
+    told = stage.base / "fence"
+    outgoing.write(told.with_suffix(".incoming"), {"id": "who waits", "host": "elsewhere"})
+    client = Client(stage, _serve(stage, _NAME, writable=True), _NAME)
+    peer = client.connect(structured=True)
+    if peer is not None:
+        client.write(peer, PAGE, 6 * BLOCK)
+        client.settle()
+        _snapshot_served(stage, client)
+        client.write(peer, 2 * PAGE, 6 * BLOCK)
+        client.flush(peer)
+        client.settle()
+    client.finish()
+
+
+@scenario("nothing can be said to another host that waits", _fisk, forks=True)
+def unanswered(stage: Stage) -> None:
+    """Nor taken back what may have been said before: the worker does not serve then."""
+    told = stage.base / "fence"
+    outgoing.write(told.with_suffix(".incoming"), {"id": "who waits", "host": "elsewhere"})
+    told.with_suffix(".outgoing").mkdir()
+    client = Client(stage, _serve(stage, _NAME, writable=True), _NAME)
+    client.refusals = True
+    if client.connect(structured=True) is not None:
+        stage.blame("a worker serves whose earlier word to another host still stands")
     client.finish()
 
 
