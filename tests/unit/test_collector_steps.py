@@ -2,11 +2,13 @@
 """One pass of the collector in small: what it looks at, leaves for later, waits for, and tells."""
 
 import logging
+import uuid
 
 import pytest
 
 from fisk_core import errors, locks
-from fisk_core.catalog import maps
+from fisk_core.catalog import attachments, maps
+from fisk_core.catalog.attachments import AttachmentRow
 from fisk_core.dataplane import control
 from fisk_core.engine import Engine
 from fisk_core.pools import Kind
@@ -197,6 +199,23 @@ def test_a_log_is_durable_before_its_word_is_taken_and_its_worker_passes_a_barri
     assert {name for name, _, _ in steps[2:]} == {"discard"}
     assert steps[1][1] == str(engine.home.control(engine.get("disk").id))
     assert stored(engine, layer) == {0, 2, 1030, 4100}
+
+
+@pytest.mark.parametrize("host", ["elsewhere", "mine"])
+def test_a_worker_of_another_host_is_not_asked_and_keeps_everything(engine, host):
+    layer = begin(engine)
+    overwrite(engine, "disk", 1, 7)
+    host = engine.settings.host if host == "mine" else host
+    row = AttachmentRow(str(uuid.uuid4()), engine.get("disk").id, host, "nbd", False, 1, "test", {})
+    with engine.catalog.change() as conn:
+        attachments.add(conn, row)
+    done = engine.collect()
+    if host == "elsewhere":
+        assert (done.reclaimed, stored(engine, layer)) == (0, {0, 1, 2, 1030, 4100})
+        assert [*done.skipped] == [layer]
+        assert "served on elsewhere" in done.skipped[layer]
+    else:  # its worker is gone, or about to come: nobody reads
+        assert (done.reclaimed, done.skipped) == (BLOCK, {})
 
 
 def test_a_worker_that_refuses_the_barrier_keeps_everything(engine, monkeypatch):
