@@ -90,13 +90,14 @@ class Period:
                 self.journal.close(remove=durable)
 
     def give_up(self) -> None:
-        """Leave a period that was opened and never written."""
-        self.log.abandon()
-        if self.journal:
-            self.journal.close(remove=True)
-        if self.sums is not None:
-            self.sums.close()
-        self.layer.close()
+        """Leave a period that was opened and never written; all of it is let go, whatever fails."""
+        with contextlib.ExitStack() as rest:
+            rest.callback(self.layer.close)
+            if self.sums is not None:
+                rest.callback(self.sums.close)
+            if self.journal:
+                rest.callback(self.journal.close, remove=True)
+            self.log.abandon()
 
     def commit(self, changes: Changes, rested: Iterable[int] = ()) -> None:
         """Make all data written so far durable, then the map changes that speak of it; closes ``rested``."""

@@ -133,6 +133,8 @@ class Client:
         self.flush_failed = False
         self.refusals = False
         """errors are what is wanted"""
+        self.ends = False
+        """so is that the worker ends with one"""
         self.peers: list[Peer] = []
 
     @property
@@ -259,7 +261,7 @@ class Client:
             self.stage.problems += peer.problems
         ending = self.served.stop()
         self.stage.problems += ending.problems
-        self.stage.failures += (not self.refusals) * len(self.errors) + bool(ending.error)
+        self.stage.failures += (not self.refusals) * len(self.errors) + (not self.ends and bool(ending.error))
         injector = self.stage.injector
         injector.met, injector.trace, injector.failed = ending.met, ending.trace, ending.failed
         if ending.error:
@@ -402,7 +404,7 @@ def unanswered(stage: Stage) -> None:
     outgoing.write(told.with_suffix(".incoming"), {"id": "who waits", "host": "elsewhere"})
     told.with_suffix(".outgoing").mkdir()
     client = Client(stage, _serve(stage, _NAME, writable=True), _NAME)
-    client.refusals = True
+    client.refusals = client.ends = True
     if client.connect(structured=True) is not None:
         stage.blame("a worker serves whose earlier word to another host still stands")
     client.finish()
