@@ -36,3 +36,10 @@ def two_hosts(homes: tuple[Path, Path]) -> Iterator[tuple[Host, Host]]:
 def kinds(engine: Engine) -> list[str]:
     """Give the kinds of what happened."""
     return [each.kind for each in events.read(engine, 0)]
+
+
+def space_taken(engine: Engine) -> int:
+    """Give the bytes that the layers below a home take."""
+    layers = [path for path in engine.home.path.glob("pools/*/layers/**/*") if path.is_file()]
+    assert layers
+    return sum(path.stat().st_blocks * 512 for path in layers)

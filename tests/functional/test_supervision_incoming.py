@@ -15,7 +15,7 @@ from fisk_core.engine import Engine
 from fisk_core.errors import FiskError, InUse, Unsupported
 from fisk_core.supervision import Supervisor
 from tests.engines import MIB, make_volume
-from tests.hosts import configure_hosts, kinds, two_hosts
+from tests.hosts import configure_hosts, kinds, space_taken, two_hosts
 from tests.supervisors import connected, leavings, reconnected, supervising
 from tests.waiting import until
 
@@ -84,7 +84,7 @@ def test_the_first_change_takes_over(hosts):
         assert (row.host, row.incoming, row.epoch) == ("beta", False, left.epoch + 1)
         assert waiting_files(beta) == []
     until(lambda: one.workers() == [])
-    assert leavings(alpha) == [f"{fisk.id}.lock"]
+    until(lambda: leavings(alpha) == [f"{fisk.id}.lock"])
     one.detach(left.id)
     two.detach(row.id)
     beta.check(repair=True)
@@ -138,10 +138,13 @@ def test_the_collector_is_for_the_host_that_writes(hosts):
         two.attach("volume", incoming=True)
         source.write(0, bytes(MIB // 2))
         source.flush()
+        before = space_taken(alpha)
         alpha.delete("snap")
+        alpha.settle()  # a map that is not written down yet keeps what is below it
         left = beta.collect()
         assert (left.reclaimed, len(left.skipped)) == (0, 1)
-        assert alpha.collect().reclaimed > 0
+        alpha.collect()  # what it does in the background may have been quicker
+        assert space_taken(alpha) < before - MIB // 4
 
 
 def test_the_source_ends_what_waits_for_it(hosts):
