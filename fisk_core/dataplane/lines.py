@@ -153,7 +153,10 @@ def ask(
             sock.settimeout(timeout)
             _connect(sock, path)
             line = json.dumps(request).encode() + b"\n"
-            sock.sendall(line[send(sock, line, give) :])
+            if rest := line[
+                send(sock, line, give) :
+            ]:  # sending nothing fails, too, when the peer has answered
+                sock.sendall(rest)
     except errors.FiskError:
         sock.close()
         raise

@@ -133,6 +133,8 @@ class Client:
         self.flush_failed = False
         self.refusals = False
         """errors are what is wanted"""
+        self.switched = False
+        """the worker was to go on in a new period"""
         self.ends = False
         """so is that the worker ends with one"""
         self.peers: list[Peer] = []
@@ -276,6 +278,8 @@ class Client:
         if fault.kind in (EINTR, SHORT) and (self.errors or self.lost or ending.error):
             self.stage.blame(f"{fault.kind} was seen: {self.errors[:3]}, lost {self.lost}, {ending.error}")
         codes = {code for _, code in self.errors}
+        if self.switched:  # that may have failed first, and been told to whoever asked for it
+            codes.discard(errno.EPERM)
         if fault.kind in ("ENOSPC", "EDQUOT", FULL) and codes and errno.ENOSPC not in codes:
             self.stage.blame(f"want of space was told as {self.errors[0]}")
 
@@ -357,6 +361,7 @@ def _snapshot_served(stage: Stage, client: Client) -> None:
     with Engine.open(stage.home) as engine:
         # The engine is to find the worker's control socket where it looks for it.
         os.symlink(client.served.control, engine.home.control(engine.get(_NAME).id))
+        client.switched = True
         stage.snapshot(engine, _NAME, "later")
 
 
