@@ -14,7 +14,7 @@ def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it never happens"
-        time.sleep(0.005)
+        time.sleep(0.02)  # rarely: looking may be a request to those who are waited for
 
 
 def open_files(pid: int) -> int:
