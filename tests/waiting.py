@@ -11,10 +11,22 @@ PATIENCE = float(os.environ.get("FISK_TEST_PATIENCE", "20"))
 
 def until(condition: Callable[[], object]) -> None:
     """Wait for a condition; fails when it takes far too long."""
+    assert _comes(condition), "it never happens"
+
+
+def until_equal(look: Callable[[], object], wanted: object) -> None:
+    """Wait until what is seen is what is wanted; fails with both when it takes far too long."""
+    _comes(lambda: look() == wanted)
+    assert look() == wanted
+
+
+def _comes(condition: Callable[[], object]) -> bool:
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "it never happens"
-        time.sleep(0.02)  # rarely: looking may be a request to those who are waited for
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def open_files(pid: int) -> int:

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from typing import IO, Any, TextIO
 
@@ -204,4 +205,5 @@ def main(sock: socket.socket) -> None:
 
 if __name__ == "__main__":
     worker.preload()
-    main(socket.socket(fileno=int(sys.argv[1])))
+    with suppress(BrokenPipeError):  # whoever asked was killed; what was started is found by its mark
+        main(socket.socket(fileno=int(sys.argv[1])))

@@ -300,7 +300,7 @@ def disconnect(core: Core, attachment_id: str, *, force: bool) -> None:
 
 def end_worker(core: Core, entry: Entry, *, hurry: bool = False) -> None:
     """Stop the worker that no attachment needs; one of a frozen Fisk stays a while for the next reader."""
-    worker = core.workers.alive(entry) or core.workers.find(entry, patience=5.0)
+    worker = core.workers.alive(entry) or core.workers.find(entry)
     seconds = core.settings.workers.reader_linger
     if worker is not None and worker.read_only and seconds and _is_frozen(core, entry.fisk_id):
         entry.lingering = True

@@ -150,8 +150,7 @@ def _remove(core: Core, entry: Entry) -> None:
     if record := find_record(core.engine, entry.fisk_id):
         core.home.journal(record.map_id).unlink(missing_ok=True)
     sweep.remove_building(core.engine, entry.fisk_id, locks.acquire(core.home.lock(entry.fisk_id)))
-    for path in (core.home.operation, core.home.control, core.home.socket, core.home.reader):
-        path(entry.fisk_id).unlink(missing_ok=True)  # nobody had the time to
+    core.home.operation(entry.fisk_id).unlink(missing_ok=True)
 
 
 def look(core: Core) -> None:

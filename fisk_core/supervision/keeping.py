@@ -34,7 +34,6 @@ _FIRST_PAUSE = 0.1
 _FENCED_SECONDS = 60.0
 _LEAVE_SECONDS = 30.0
 _MISSING = "is not there"
-_STARTING_SECONDS = 5.0
 
 
 def ended(core: Core, fisk_id: str, worker: Worker) -> None:
@@ -333,9 +332,8 @@ def adopt(core: Core) -> None:
 def _adopt(core: Core, entry: Entry, rows: Sequence[AttachmentRow]) -> None:
     interrupted = [row for row in rows if is_pending(row)]
     lasting = [row for row in rows if not is_pending(row)]
-    # One just started may not listen yet; it has the Fisk's lock.
-    patience = _STARTING_SECONDS if interrupted or not rows else 0.0
-    worker = core.workers.find(entry, patience)
+    # One just started may not listen yet.  What lasts does not wait for it here: restart does, on its own.
+    worker = core.workers.find(entry) if interrupted or not rows else core.workers.find(entry, patience=0.0)
     for row in interrupted:
         attaching.undo(core, entry, row.id)
     if not lasting:

@@ -35,6 +35,7 @@ _ATTEMPTS = 5
 _ANSWER_SECONDS = 3600.0
 """How long making everything durable may take before a worker is thought to hang."""
 _END_SECONDS = 15.0
+_STARTING_SECONDS = 5.0
 _LOOK_SECONDS = 0.01
 
 
@@ -143,11 +144,14 @@ class Workers:
         from serving; then it does not run.
         """
         # The mark is first: from the lock on there may be a process that nobody else knows of.
-        self._engine.home.mark(record.id).touch(mode=0o600)
+        mark = self._engine.home.mark(record.id)
+        marked = mark.exists()
+        mark.touch(mode=0o600)
         try:
             lock, epoch = self._acquire(record, writable, also, timeout)
         except BaseException:
-            self._unmark(record.id)
+            if not marked:  # else it may be of one that has the lock, and is still to be found
+                self._unmark(record.id)
             raise
         return self.launch(entry, record, lock, writable=writable, epoch=epoch, export=export)
 
@@ -257,11 +261,12 @@ class Workers:
 
     # Finding
 
-    def find(self, entry: Entry, patience: float = 0.0) -> Worker | None:
+    def find(self, entry: Entry, patience: float = _STARTING_SECONDS) -> Worker | None:
         """Take over the supervised worker that serves the Fisk already, if there is one.
 
-        Waits up to ``patience`` seconds for one that was started but does not listen yet: such a one holds
-        the Fisk's lock.
+        Waits up to ``patience`` seconds for one that does not listen yet, started by a supervisor that was
+        killed meanwhile: such a one holds the Fisk's lock.  Readers share that, so a second one would be
+        started beside it.
         """
         home = self._engine.home
         deadline = time.monotonic() + patience
@@ -343,7 +348,20 @@ class Workers:
             end(entry.worker.pidfd, _END_SECONDS)
             self.let_go(entry)
         entry.failures = 0
-        self._unmark(entry.fisk_id)
+        self._remove_sockets(entry.fisk_id)
+        self._unmark(entry.fisk_id)  # last: by the mark the next supervisor finds what is left to be done
+
+    def _remove_sockets(self, fisk_id: str) -> None:
+        """Remove what a killed worker had no time to; they stay while anybody has the Fisk's lock."""
+        home = self._engine.home
+        present = [
+            path
+            for path in (home.control(fisk_id), home.socket(fisk_id), home.reader(fisk_id))
+            if path.exists()
+        ]
+        if present and not locks.is_held(home.lock(fisk_id)):
+            for path in present:
+                path.unlink(missing_ok=True)
 
     def let_go(self, entry: Entry) -> int | None:
         """Forget a worker that has ended; gives its exit status if that is known."""

@@ -9,18 +9,22 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from fisk_core.catalog import attachments
 from fisk_core.dataplane import control
 from fisk_core.dataplane.client import NbdClient
-from fisk_core.engine import Engine
-from fisk_core.errors import FiskError
-from fisk_core.services import events
+from fisk_core.dataplane.server import ServeOptions
+from fisk_core.dataplane.zygote import Zygote
+from fisk_core.engine import Engine, opening
+from fisk_core.errors import FiskError, InUse
+from fisk_core.services import events, sweep
 from fisk_core.supervision import Supervisor, keeping
 from tests.engines import BLOCK, MIB, make_volume, read
 from tests.supervisors import configure, connected, leavings, processes_of, reconnected, supervising
-from tests.waiting import until
+from tests.waiting import until, until_equal
 
 
 @pytest.fixture
@@ -216,6 +220,74 @@ def test_workers_outlive_their_supervisor(home, expect_logs):
         assert read(engine, "image", 0, 5) == b"built"
 
 
+def kill_quietly(engine, fisk_id):
+    """Kill a worker that nobody supervises."""
+    pidfd = os.pidfd_open(control.call(engine.home.control(fisk_id), {"op": "status"})["pid"])
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    assert keeping.has_ended(pidfd, 10)
+    os.close(pidfd)
+
+
+def test_what_a_killed_worker_left_goes_with_its_mark(engine):
+    """A supervisor died after it had killed a worker, and before it had cleaned up."""
+    make_volume(engine)
+    with Supervisor(engine) as supervisor:
+        made = supervisor.attach("volume")
+    kill_quietly(engine, made.fisk_id)
+    with engine.catalog.change() as conn:
+        attachments.remove(conn, made.id)
+    assert engine.home.control(made.fisk_id).exists()
+    with supervising(engine):
+        assert leavings(engine) == []
+
+
+def test_an_abort_that_failed_half_way_left_no_socket(engine, monkeypatch):
+    with supervising(engine) as supervisor:
+        build = supervisor.begin_build("image", size=MIB)
+        with monkeypatch.context() as patch:
+            patch.setattr(sweep, "remove", lambda *_: pytest.fail("here it was killed"))
+            with pytest.raises(pytest.fail.Exception):
+                supervisor.abort_build(build.fisk_id)
+        assert leavings(engine) == []
+    engine.check(repair=True)
+    assert engine.check().problems == []
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_worker_whose_supervisor_was_killed_while_it_started_is_waited_for(engine, read_only):
+    """Readers share the Fisk's lock: a second one would take the first one's address away."""
+    name = make_volume(engine, content=b"x").name
+    if read_only:
+        name = engine.snapshot(name, "snap").name
+    fisk_id = engine.get(name).id
+    home = engine.home
+    with supervising(engine) as supervisor, Zygote() as killed, ThreadPoolExecutor() as threads:
+        home.mark(fisk_id).touch()
+        with opening.acquire_held(engine, engine.find(fisk_id), writable=not read_only) as lock:
+            attached = threads.submit(supervisor.attach, name, read_only=read_only)
+            time.sleep(0.3)
+            paths = [str(path(fisk_id)) for path in (home.socket, home.reader, home.control)]
+            options = ServeOptions(unix=paths[0], reader=paths[1], control=paths[2], export=name)
+            spec = opening.disk_spec(engine, fisk_id, read_only=read_only)
+            pid, _ = killed.spawn(spec, options, lock.fd)
+        assert [attached.result().fisk_id, supervisor.workers()[0].pid] == [fisk_id, pid]
+        supervisor.detach(attached.result().id)
+        assert leavings(engine) == []
+
+
+def test_who_cannot_have_the_lock_leaves_the_mark_of_who_has_it(engine):
+    fisk = make_volume(engine)
+    mark = engine.home.mark(fisk.id)
+    with supervising(engine) as supervisor, engine.open_disk("volume", writable=True):
+        for there in (False, True):
+            if there:
+                mark.touch()
+            with pytest.raises(InUse):
+                supervisor.attach("volume")
+            assert mark.exists() == there
+        mark.unlink()
+
+
 CHAOS = """
 import random, sys, threading
 from pathlib import Path
@@ -277,8 +349,7 @@ def test_supervisors_killed_at_any_moment_leave_what_was_attached_and_nothing_el
             supervisor.detach(each.id)
         for row in supervisor._core.rows():
             supervisor.abort_build(row.fisk_id)
-        until(lambda: supervisor.workers() == leavings(engine) == [])  # readers linger
-        assert supervisor._core.rows() == []
+        until_equal(lambda: (supervisor.workers(), leavings(engine), supervisor._core.rows()), ([], [], []))
     until(lambda: processes_of(engine.home.path) == [os.getpid()] or not processes_of(engine.home.path))
     engine.check(repair=True)
     assert engine.check().problems == []
