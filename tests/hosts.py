@@ -43,3 +43,19 @@ def space_taken(engine: Engine) -> int:
     layers = [path for path in engine.home.path.glob("pools/*/layers/**/*") if path.is_file()]
     assert layers
     return sum(path.stat().st_blocks * 512 for path in layers)
+
+
+def left_to_its_host(owner: Engine, other: Engine, snapshot: str, least: int) -> str:
+    """Delete a snapshot of what ``owner`` serves: it alone reclaims, ``least`` bytes or more.
+
+    Gives why ``other`` leaves it alone.
+    """
+    before = space_taken(owner)
+    owner.delete(snapshot)
+    owner.settle()  # a map that is not written down yet keeps what is below it
+    left = other.collect()
+    assert left.reclaimed == 0
+    [reason] = left.skipped.values()
+    owner.collect()  # what it does in the background may have been quicker
+    assert space_taken(owner) < before - least
+    return reason

@@ -15,22 +15,11 @@ from fisk_core.engine import Engine
 from fisk_core.errors import FiskError, InUse, Unsupported
 from fisk_core.supervision import Supervisor
 from tests.engines import MIB, make_volume
-from tests.hosts import configure_hosts, kinds, space_taken, two_hosts
+from tests.hosts import kinds, left_to_its_host, two_hosts
 from tests.supervisors import connected, leavings, reconnected, supervising
 from tests.waiting import until
 
 BLOCK = 4096
-
-
-@pytest.fixture
-def homes(home):
-    return configure_hosts(home)
-
-
-@pytest.fixture
-def hosts(homes):
-    with two_hosts(homes) as found:
-        yield found
 
 
 def waiting_files(engine):
@@ -138,13 +127,7 @@ def test_the_collector_is_for_the_host_that_writes(hosts):
         two.attach("volume", incoming=True)
         source.write(0, bytes(MIB // 2))
         source.flush()
-        before = space_taken(alpha)
-        alpha.delete("snap")
-        alpha.settle()  # a map that is not written down yet keeps what is below it
-        left = beta.collect()
-        assert (left.reclaimed, len(left.skipped)) == (0, 1)
-        alpha.collect()  # what it does in the background may have been quicker
-        assert space_taken(alpha) < before - MIB // 4
+        assert left_to_its_host(alpha, beta, "snap", MIB // 4)
 
 
 def test_the_source_ends_what_waits_for_it(hosts):
