@@ -25,7 +25,7 @@ MINISTACK := devstack/ministack/ministack
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo demo-core tempest test-openstack test-hosts test bench proof soak strength check lint types docs samples deps clean system-demo system-test system-bench system-check system-base
+.PHONY: demo demo-core tempest smoke test-openstack test-hosts test bench proof soak strength check lint types docs samples deps clean system-demo system-test system-bench system-check system-base
 
 # The cloud installs what it needs by itself: packages of the profile "cloud", a Python environment of its own.
 demo:
@@ -37,6 +37,10 @@ demo-core: system-demo $(VENV)/.core
 tempest:
 	$(MINISTACK) tempest all
 	$(MINISTACK) tempest report
+
+# A part of that in a few minutes, in a cloud that is ended whatever comes of it.
+smoke:
+	$(MINISTACK) tempest smoke; code=$$?; $(MINISTACK) down; exit $$code
 
 # In two processes: Cinder's and Nova's options cannot be registered in one.
 test-openstack:

@@ -33,6 +33,9 @@ from fisk_openstack.labels import Kind, search
 _STRETCHING = 10
 """Milliseconds of stretching: the passphrase is a key of random bytes, which nobody can guess anyway."""
 _SECRET = "fisk"  # the name of the key in one call of qemu-img
+_ATTEMPTS = 5
+"""QEMU first measures how fast it stretches, and gives up ("Unable to get accurate CPU usage") if it sees no
+time pass, as happens where the kernel counts a thread's time in ticks."""
 
 
 class Encryption(Images):
@@ -45,7 +48,7 @@ class Encryption(Images):
             with cinder_errors(volume.id):
                 fisk = self._volume(volume)
                 with self._key(volume) as key, self._written(fisk) as uri:
-                    _format(key, volume, uri, fisk.size)
+                    _format(key, uri, fisk.size)
 
     def copy_image_to_encrypted_volume(
         self, context: Any, volume: Any, image_service: Any, image_id: str, disable_sparse: bool = False
@@ -117,15 +120,16 @@ class _Key:
         )
 
 
-def _format(key: _Key, volume: Any, uri: str, size: int) -> None:
+def _format(key: _Key, uri: str, size: int) -> None:
     """Write a header into ``size`` bytes at a URI."""
-    told, _ = utils.execute(
-        "qemu-img", "measure", "-O", "luks", *key.secret, "-o", key.options, "--size", str(GIB)
-    )
+    told = _stretching("measure", "-O", "luks", *key.secret, "-o", key.options, "--size", str(GIB))
     header = int(re.findall(r"required size: (\d+)", told)[0]) - GIB
-    utils.execute(
-        "qemu-img", "create", "-q", "-f", "luks", *key.secret, "-o", key.options, uri, str(size - header)
-    )
+    _stretching("create", "-q", "-f", "luks", *key.secret, "-o", key.options, uri, str(size - header))
+
+
+def _stretching(*words: str) -> str:
+    """Have qemu-img do what takes a stretched key; gives what it says."""
+    return str(utils.execute("qemu-img", *words, attempts=_ATTEMPTS, delay_on_retry=True)[0])
 
 
 def _server(uri: str) -> Iterator[str]:

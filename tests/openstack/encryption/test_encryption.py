@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encrypted volumes: what is in the Fisk, and what somebody with the key sees."""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from openstack.connection import Connection
 
 from fisk_core.client import RemoteEngine
 from fisk_core.model import Fisk
+from fisk_openstack.cinder import encryption
 from fisk_openstack.labels import Kind
 from tests.openstack.cloud import GIB, MIB, Maker, digest_of_file, fisk_of, unique
 from tests.openstack.conftest import Later
@@ -53,6 +55,34 @@ def clear(engine: RemoteEngine, fisk: Fisk, length: int, tmp_path: Path) -> str:
 def head(engine: RemoteEngine, fisk: Fisk) -> bytes:
     with engine.open_disk(fisk.id) as disk:
         return disk.read(0, len(LUKS))
+
+
+MOODY = """#!/bin/sh
+# Says twice what qemu-img says now and then.
+echo >>"$0.calls"
+if [ "$(wc -l <"$0.calls")" -le 2 ]; then
+    echo "qemu-img: Unable to get accurate CPU usage" >&2
+    exit 1
+fi
+exec /usr/bin/qemu-img "$@"
+"""
+
+
+def test_qemu_that_could_not_tell_how_fast_it_is_is_asked_again(
+    engine: RemoteEngine, later: Later, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, secret = tmp_path / "qemu-img", tmp_path / "key"
+    program.write_text(MOODY)
+    program.chmod(0o755)
+    secret.write_text(KEY)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    fisk = engine.create(unique("volume"), 4 * MIB)
+    later(lambda: engine.delete(fisk.id))
+    attached = engine.attach(fisk.id)
+    cipher = {"cipher_alg": "aes-256", "cipher_mode": "xts", "ivgen_alg": "plain64"}
+    encryption._format(encryption._Key(str(secret), cipher), attached.uris[0], fisk.size)
+    engine.detach(attached.id)
+    assert head(engine, fisk) == LUKS
 
 
 def test_empty_volume_has_a_header(make: Maker, engine: RemoteEngine, luks: Any, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 Every test looks at ids of its own: others work on the same cloud.
 """
 
+import os
 import subprocess
 from dataclasses import replace
 from datetime import timedelta
@@ -171,6 +172,8 @@ def test_command_tells_by_its_status(cloud: Connection, engine: RemoteEngine, la
 
 def test_without_a_cloud_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.openstack.reconcile.programs.environment", dict)
+    for name in [each for each in os.environ if each.startswith("OS_")]:
+        monkeypatch.delenv(name)
     done = run("fisk", "openstack", "reconcile")
     assert done.returncode == 5
     assert "which cloud?" in done.stderr
