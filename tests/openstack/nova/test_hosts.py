@@ -154,6 +154,33 @@ def test_a_server_migrates_and_back(
     server.leaves_nothing()
 
 
+def moved_running(server: Server, host: Host, before: Host) -> None:
+    """Move a server while its guest runs: that goes on, and writes."""
+    ticks = server.ticks()
+    server.compute.live_migrate_server(server.own, host=host.name, block_migration="auto")
+    clouds.until(lambda: host_of(server) == host.name, f"{server.own} on {host.name}", SECONDS)
+    server.wait()
+    is_at(server, host)
+    clouds.until(lambda: server.ticks() > ticks, "the guest goes on", SECONDS)
+    server.goes_on()
+    assert "boot" not in server.console()  # a new one, of what the guest says there
+    assert before.leavings(server.own) == []
+
+
+def test_a_server_moves_while_it_runs_and_back(
+    start: Callable[[Host], Server], one: Host, two: Host, make: clouds.Maker, engine: RemoteEngine
+) -> None:
+    server = start(one)
+    data = Data(server, make.volume(), engine)
+    moved_running(server, two, one)
+    moved_running(server, one, two)
+    data.detach()
+    server.act(server.compute.reboot_server, reboot_type="HARD")
+    server.says(r"^boot 2 of")
+    server.remove()
+    server.leaves_nothing()
+
+
 def test_a_server_is_resized_to_another_host(
     boot: Boot, one: Host, two: Host, make: clouds.Maker, engine: RemoteEngine
 ) -> None:
