@@ -67,7 +67,8 @@ def test_a_guest_keeps_its_volume_while_that_moves_elsewhere(
     pools = [each.name for each in make.block.backend_pools()]
     if len(pools) < 2:
         pytest.skip("there is one pool of volumes only")
-    volume, server = make.volume(), boot()
+    anywhere = make.type(backend=None)  # the default type is of one pool
+    volume, server = make.volume(volume_type=anywhere.name), boot()
     server.says(r"^tick 1$")
     attach(server, volume)
     wrote = server.says(r"^wrote vdb .*").removeprefix("wrote vdb ").strip()
