@@ -3,6 +3,7 @@
 
 import random
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_a_slow_disk_is_not_watched(slow, tmp_path):
         places = random.Random(1).sample(range(0, SIZE, STRIDE), 260)
         for number, offset in enumerate(places):
             if number == 160:  # until here some come at once, and how slow it is must be learnt
-                before = looks.stat().st_size
+                before, since = looks.stat().st_size, time.monotonic()
             assert client.read(offset, 4096) == content[offset : offset + 4096]
-        assert before > 1000, "it is not slow"
-        assert looks.stat().st_size - before < 200
+        assert time.monotonic() - since > 0.5, "it is not slow"
+        assert looks.stat().st_size - before < 120  # of 100 reads; thousands, if they were watched
