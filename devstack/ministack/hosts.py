@@ -59,7 +59,8 @@ class ComputeHost:
 
     def make(self) -> None:
         """Create the directories daemons expect to be there."""
-        for path in (self.data, *self._covers(), *self._covers().values()):
+        instances = self.data / "nova" / "instances"  # moving a server there needs it
+        for path in (self.data, *self._covers(), *self._covers().values(), instances):
             path.mkdir(parents=True, exist_ok=True)
 
     def command(self, words: Sequence[str | Path], mounts: Mapping[Path, Path] | None = None) -> list[str]:
