@@ -153,9 +153,8 @@ def ask(
             sock.settimeout(timeout)
             _connect(sock, path)
             line = json.dumps(request).encode() + b"\n"
-            if rest := line[
-                send(sock, line, give) :
-            ]:  # sending nothing fails, too, when the peer has answered
+            rest = line[send(sock, line, give) :]
+            if rest:  # sending nothing fails, too, when the peer has answered
                 sock.sendall(rest)
     except errors.FiskError:
         sock.close()
