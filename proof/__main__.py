@@ -59,7 +59,7 @@ def attempt(name: str, chosen: argparse.Namespace, console: Console) -> list[Fig
             figures = one.run(context)
     except ProofFailed as problem:
         console.print(str(problem), style="bold red", highlight=False, markup=False)
-        figures = [Figure(one.title, "broken", "kept", met=False)]
+        figures = [Figure(one.title, "broken", "kept", met=False, why=str(problem))]
     console.print(f"  {time.monotonic() - started:.1f} s", style="dim", highlight=False)
     return figures
 
@@ -72,6 +72,15 @@ def show(results: dict[str, list[Figure]], console: Console) -> None:
             style = "" if figure.met else "bold red"
             table.add_row(name, figure.name, figure.must, _text(figure), style=style)
     console.print(table)
+
+
+def complain(results: dict[str, list[Figure]], console: Console) -> None:
+    """Say again what was broken, last: of a long log people are shown the end."""
+    for name, figures in results.items():
+        for figure in figures:
+            if not figure.met:
+                said = f"{name}: {figure.name}: {_text(figure)}, must be {figure.must}\n{figure.why}".rstrip()
+                console.print(said, style="bold red", highlight=False, markup=False)
 
 
 def record(results: dict[str, list[Figure]]) -> None:
@@ -92,6 +101,7 @@ def run(chosen: argparse.Namespace) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
     results = {name: attempt(name, chosen, console) for name in chosen.only or PROOFS}
     show(results, console)
+    complain(results, console)
     if chosen.record:
         record(results)
     return 0 if all(figure.met for figures in results.values() for figure in figures) else 1

@@ -15,12 +15,13 @@ class ProofFailed(Exception):
 
 @dataclass(frozen=True)
 class Figure:
-    """One counted result: ``value``, with what it ``must`` be for people, and whether it is."""
+    """One counted result: ``value``, what it ``must`` be for people, whether it is, and if not ``why``."""
 
     name: str
     value: int | float | str
     must: str = ""
     met: bool = True
+    why: str = ""
 
 
 def at_least(name: str, value: float, least: float) -> Figure:
