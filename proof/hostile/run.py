@@ -113,7 +113,7 @@ def _one_after_the_other(context: Context, work: float) -> dict[str, dict[str, A
 def _figures(found: dict[str, dict[str, Any]], scale: float) -> list[Figure]:
     inside, sockets, images, names = (found[part] for part in ("inside", *_SHARES))
     grown = max(report["grown"] for report in found.values())
-    left = max(inside["descriptors"], sockets["descriptors"], names["descriptors"])
+    left = {part: found[part]["descriptors"] for part in ("inside", "sockets", "names")}
     slowest = max(sockets["slowest"], names["slowest"])
     least = {part: int(number * scale) for part, number in _LEAST.items()}
     return [
@@ -125,6 +125,6 @@ def _figures(found: dict[str, dict[str, Any]], scale: float) -> list[Figure]:
         at_least("names, numbers and documents", names["names"], least["names"]),
         exactly("crashes, hangs and disclosures", 0, 0),
         Figure("MiB that a process grew", round(grown / MIB), f"<= {MEMORY // MIB}", grown <= MEMORY),
-        Figure("descriptors left", left, f"<= {_LEFT}", left <= _LEFT),
+        Figure("descriptors left", max(left.values()), f"<= {_LEFT}", max(left.values()) <= _LEFT, f"{left}"),
         Figure("seconds a client that behaves waited, at most", round(slowest, 2)),
     ]

@@ -118,7 +118,7 @@ def test_a_crash_while_a_file_is_connected_and_after(engine, where):
         for each in attached:
             assert readable(each.path)
             supervisor.detach(each.id)
-        assert gone(engine)
+        until(lambda: gone(engine))  # the zygote of who was killed goes in its own time
 
 
 @pytest.fixture
