@@ -28,7 +28,7 @@ FAILED = CHECKOUT / ".work" / "power"
 KEPT = CHECKOUT / "proof" / "replays" / "power"
 """those of what was found and mended"""
 _ENDLESS = 1 << 20
-_LONGER = 1.4
+_LONGER = 2.5
 """how many times the usual a busy machine may take to come to its cuts"""
 _PATIENCE = 60.0
 
