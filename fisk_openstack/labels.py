@@ -18,6 +18,11 @@ PROJECT = "openstack.project"
 """Attribute: the project it belongs to."""
 READERS = "openstack.readers"
 """Attribute of an image: which other projects may use it, ``*`` for all, ``-`` for none."""
+SHOWN = "openstack.volume.shown"
+"""Attribute of a volume that Cinder migrated by copying: the id people know it by.
+
+``openstack.volume`` is the id it was copied under, which Cinder calls ``name_id`` and its drivers work with.
+"""
 _NAMESPACE = uuid.UUID("5f15c0de-0000-4000-8000-0f15c0000001")
 
 

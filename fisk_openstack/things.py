@@ -8,7 +8,7 @@ from fisk_core.errors import FiskError, InvalidValue, NotFound
 from fisk_core.model import Fisk
 from fisk_core.protocol import Verbs
 from fisk_openstack.cloud import HOME, Cloud
-from fisk_openstack.labels import NAME, Kind, search
+from fisk_openstack.labels import NAME, SERVER, SHOWN, Kind, search
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ def things(fisks: Iterable[Fisk], cloud: Cloud | None) -> Iterator[Thing]:
             yield Thing(fisk, fisk.role, "", fisk.name)
             continue
         kind, own = found
+        own = fisk.attributes.get(SHOWN, own) if kind is Kind.VOLUME else own
         yield Thing(fisk, kind.word, own, _name(fisk, kind, own, names[HOME[kind]]))
 
 
@@ -86,12 +87,15 @@ def find_thing(engine: Verbs, ref: str, cloud: Cloud | None) -> Fisk:
 
 
 def _by_id(engine: Verbs, own: str) -> Iterator[Fisk]:
+    if shown := engine.list(attributes={SHOWN: own}):  # before what it was copied from
+        yield from shown
+        return
     for kind in (Kind.VOLUME, Kind.SNAPSHOT, Kind.IMAGE, Kind.BACKUP, Kind.DISK):
         found = search(engine, kind, own)
         if found is not None:
             yield found
             return
-    yield from engine.list(attributes={"openstack.server": own})
+    yield from engine.list(attributes={SERVER: own})
 
 
 def _by_name(engine: Verbs, name: str, cloud: Cloud | None) -> Iterator[Fisk]:

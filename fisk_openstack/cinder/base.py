@@ -13,11 +13,6 @@ from fisk_openstack.cinder.errors import cinder_errors
 from fisk_openstack.labels import Kind, find, fisk_name, labels, search
 
 GIB = 1 << 30
-SHOWN = "openstack.volume.shown"
-"""Attribute of a volume that Cinder migrated by copying: the id people know it by.
-
-``openstack.volume`` is the id it was copied under, which Cinder calls ``name_id``.
-"""
 
 
 class Base(driver.BaseVD):  # type: ignore[misc]  # Cinder carries no types

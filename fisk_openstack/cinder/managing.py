@@ -13,11 +13,11 @@ from cinder.volume import volume_utils
 
 from fisk_core.errors import NotFound
 from fisk_core.model import Fisk, Role
-from fisk_openstack.cinder.base import GIB, SHOWN, snapshot_labels, volume_labels
+from fisk_openstack.cinder.base import GIB, snapshot_labels, volume_labels
 from fisk_openstack.cinder.errors import cinder_errors
 from fisk_openstack.cinder.qos import wishes_of, without
 from fisk_openstack.cinder.volumes import Volumes
-from fisk_openstack.labels import NAME, PROJECT, Kind, fisk_id, fisk_name
+from fisk_openstack.labels import NAME, PROJECT, SHOWN, Kind, fisk_id, fisk_name
 
 Entries = list[dict[str, Any]]
 

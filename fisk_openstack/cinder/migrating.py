@@ -8,11 +8,10 @@ from cinder import objects
 
 from fisk_core.errors import NotFound
 from fisk_core.model import PoolInfo
-from fisk_openstack.cinder.base import SHOWN
 from fisk_openstack.cinder.errors import cinder_errors
 from fisk_openstack.cinder.qos import wishes_of, without
 from fisk_openstack.cinder.volumes import Volumes
-from fisk_openstack.labels import PROJECT
+from fisk_openstack.labels import PROJECT, SHOWN
 
 
 def location_of(pool: PoolInfo) -> str:

@@ -8,6 +8,7 @@ from openstack.connection import Connection
 
 from fisk_core.client import RemoteEngine
 from fisk_openstack.labels import Kind
+from fisk_openstack.things import find_thing, things
 from tests.openstack.cloud import MIB, Maker, connect, fisk_of, unique, until
 
 FIRST, SECOND = "ministack@fisk#fisk", "ministack@second#second"
@@ -105,7 +106,8 @@ def test_migration_by_copying(make: Maker, engine: RemoteEngine, free: Any) -> N
     own = make.block.get(f"/volumes/{free.id}").json()["volume"]["os-vol-mig-status-attr:name_id"]
     fisk = fisk_of(engine, Kind.VOLUME, own)
     assert fisk.pool == POOLS[host]
-    assert fisk.attributes["openstack.volume.shown"] == free.id
+    assert find_thing(engine, free.id, None).id == fisk.id
+    assert [each.own for each in things([fisk], None)] == [free.id], "shown by the id people know"
     assert marked(engine, fisk.id)
     clone = make.volume(source_volume_id=free.id, size=1)
     assert marked(engine, fisk_of(engine, Kind.VOLUME, clone.id).id)

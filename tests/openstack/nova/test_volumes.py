@@ -7,6 +7,7 @@ import pytest
 
 from fisk_core.client import RemoteEngine
 from fisk_openstack.labels import Kind
+from fisk_openstack.things import find_thing
 from tests.openstack import cloud as clouds
 from tests.openstack.nova.servers import GIB, SECONDS, Boot, Server, killed
 
@@ -78,7 +79,7 @@ def test_a_guest_keeps_its_volume_while_that_moves_elsewhere(
     clouds.until(lambda: make.block.get_volume(volume.id).host == other, "moved", SECONDS)
     server.goes_on()
     assert "gone vdb" not in server.console()
-    with engine.open_disk(clouds.fisk_of(engine, Kind.VOLUME, volume.id).id) as disk:
+    with engine.open_disk(find_thing(engine, volume.id, None).id) as disk:
         assert disk.read(8 * SECTOR, SECTOR).rstrip(b"\0\n").decode() == wrote
 
 
