@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from fisk_core import errors, locks
-from fisk_core.catalog import attachments, maps
+from fisk_core.catalog import attachments, maps, schema
 from fisk_core.catalog.attachments import AttachmentRow
 from fisk_core.dataplane import control
 from fisk_core.engine import Engine
@@ -59,6 +59,25 @@ def overwrite(engine, name, *blocks):
     write(engine, name, *blocks, byte=b"y")
     engine.delete(f"{name}-old")
     engine.settle()
+
+
+@pytest.mark.parametrize("seen_by", ["itself", "its base", "the period on top", "a Fisk", "nobody"])
+def test_as_much_of_a_map_is_looked_at_as_anybody_sees(engine, seen_by):
+    """What is beyond may be given back, so each of them must count alone."""
+    layer = begin(engine)
+    sizes = dict.fromkeys(("itself", "its base", "the period on top", "a Fisk"), 0)
+    if seen_by in sizes:
+        sizes[seen_by] = 5 * BLOCK
+    ours, on_top = schema.maps.c.id == layer, schema.maps.c.base == layer
+    with engine.catalog.change() as conn:
+        own = {"size": sizes["itself"] or None, "base_size": sizes["its base"]}
+        conn.execute(schema.maps.update().where(ours).values(own))
+        conn.execute(schema.maps.update().where(on_top).values(base_size=sizes["the period on top"]))
+        pointing = schema.fisks.c.map_id == layer
+        assert conn.execute(schema.fisks.update().where(pointing).values(size=sizes["a Fisk"])).rowcount == 1
+        assert len(maps.children(conn, layer)) == 1
+        row = maps.find(conn, layer)
+        assert collector._size_seen(conn, row) == (0 if seen_by == "nobody" else 5 * BLOCK)
 
 
 def test_what_nobody_points_to_goes_and_nothing_else(engine):

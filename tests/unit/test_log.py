@@ -3,6 +3,7 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from fisk_core.blockmap import Geometry, LogHeader, LogWriter, create_log
@@ -54,6 +55,24 @@ def test_reads_what_was_appended(pool, written):
     assert contents.sectors * logs.SECTOR == written[1][-1]
     assert sorted(contents.records) == list(range(202))
     assert not contents.torn
+
+
+def test_the_blocks_a_period_owns(pool):
+    map_id, geometry = new_id(), Geometry(512, 16 * 512)
+    create_log(pool, LogHeader(map_id, None, new_id(), 1 << 20, geometry))
+    owners = np.full(16, 7, np.uint16)
+    owners[[0, 9, 15]] = 1
+    with_hole = owners.copy()
+    with_hole[3] = 0
+    writer = LogWriter(pool, map_id)
+    changes = [(0, 1), (1, 0), (2, owners.tobytes()), (3, with_hole.tobytes())]
+    writer.append(logs.encode_changes(changes, 1, geometry))
+    writer.close()
+    contents = read(pool, map_id)
+    assert list(contents.owned(0)) == [(0, 16)]
+    assert list(contents.owned(1)) == list(contents.owned(4)) == []
+    assert list(contents.owned(2)) == [(32, 1), (41, 1), (47, 1)]
+    assert list(contents.owned(3)) == [(48, 1), (57, 1), (63, 1)]
 
 
 def test_every_flipped_bit_is_reported(pool, written):
