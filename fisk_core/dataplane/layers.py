@@ -31,10 +31,12 @@ class Layers:
         self._devices: dict[int, Device] = {}
         self.fds = [HOLE, *[UNOPENED] * (len(layers) - 1)]
         self._advice = os.POSIX_FADV_RANDOM
-        self.windows = Windows()
         self.pinned = 0
         """threads that use descriptors now; none is closed while there are any"""
-        self._limit = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE)
+        # A fifth is for windows, each of which has a descriptor of its own.
+        descriptors = max(20, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE)
+        self.windows = Windows(descriptors // 5)
+        self._limit = descriptors - descriptors // 5
         self.checked: dict[int, Checked] | None = None
         """descriptor → what is compared when reading from it; None where the pool keeps no checksums"""
         if geometry is not None and sums.wanted(pool):

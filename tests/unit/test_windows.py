@@ -7,9 +7,10 @@ import socket
 import pytest
 
 from fisk_core.dataplane import windows
-from fisk_core.dataplane.windows import MOST, SPAN, Windows
+from fisk_core.dataplane.windows import PART, SPAN, Windows
 
 PAGE = 4096
+MOST = 4
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def layer(tmp_path):
 
 @pytest.fixture
 def opened():
-    return Windows()
+    return Windows(MOST)
 
 
 def given(made, fd, offset, length):
@@ -44,6 +45,28 @@ def test_the_right_bytes_of_each_window(opened, layer):
             assert given(opened, layer, number * SPAN, PAGE) == bytes([number + 1]) * PAGE, turn
             assert mapped() <= MOST
     assert mapped() == MOST
+
+
+def test_what_was_used_last_stays(opened, layer):
+    for number in (0, 1, 2, 3, 0, 4):
+        given(opened, layer, number * SPAN, 1)
+    assert {number for _, number in opened._windows} == {2, 3, 0, 4}
+
+
+def test_page_tables_are_bounded_by_what_was_touched(layer, monkeypatch):
+    monkeypatch.setattr(windows, "MOST", 6)
+    opened = Windows()
+    for number in range(MOST + 3):  # one part of each
+        given(opened, layer, number * SPAN, PAGE), given(opened, layer, number * SPAN + PART - 1, 1)
+        assert mapped() == min(number + 1, 6)
+    given(opened, layer, PART - 1, 2)  # two more, and the window of the second is long gone
+    assert {number for _, number in opened._windows} == {3, 4, 5, 6, 0}
+    given(opened, layer, PART - 1, 2)
+    assert mapped() == 5, "what was touched before costs nothing"
+    given(opened, layer, SPAN, 10 * PART)
+    assert mapped() == 1, "the newest is never too large"
+    given(opened, layer, 0, 1)
+    assert mapped() == 1
 
 
 def test_a_range_that_goes_on_into_the_next_window(opened, layer):
