@@ -431,19 +431,21 @@ def test_closed_streams(fisk: Command) -> None:
 
 
 def processor_seconds(run: Callable[[], object]) -> float:
-    """Give the least processor time of three runs of a program; other people use the machine, too."""
-    used = []
-    for _ in range(3):
-        before = os.times()
-        run()
-        after = os.times()
-        used.append(sum(after[2:4]) - sum(before[2:4]))  # of children: in themselves, in the system
-    return min(used)
+    """Give the processor time of a program."""
+    before = os.times()
+    run()
+    after = os.times()
+    return sum(after[2:4]) - sum(before[2:4])  # of children: in themselves, in the system
 
 
 def test_start_is_quick(fisk: Command) -> None:
     """A list takes little more than loading what it cannot do without."""
     needed = [sys.executable, "-c", "import sqlalchemy, numpy, cliff.app, oslo_config.cfg, rich.console"]
     fisk("list")
-    least = processor_seconds(lambda: subprocess.run(needed, env=fisk.environment, check=True))
-    assert processor_seconds(lambda: fisk("list")) < 2.5 * least
+    ours, least = [], []
+    for _ in range(10):  # in turns, and the least counts: other people use the machine, too
+        least.append(processor_seconds(lambda: subprocess.run(needed, env=fisk.environment, check=True)))
+        ours.append(processor_seconds(lambda: fisk("list")))
+        if min(ours) < 2.5 * min(least):
+            return
+    pytest.fail(f"{min(ours):.2f} s of processor time, {min(least):.2f} s for what is needed")

@@ -16,6 +16,7 @@ from fisk_core.catalog.fisks import Conflict
 from fisk_core.dataplane.client import NbdClient
 from fisk_core.engine import Engine
 from fisk_core.errors import AlreadyExists, FiskError, InUse, InvalidValue, NotFound, ReadOnly
+from fisk_core.model import State
 from fisk_core.services import events
 from fisk_core.supervision import Supervisor
 from tests.engines import MIB, make_volume, read, write
@@ -256,6 +257,7 @@ def test_a_build_nobody_writes_is_removed(home, expect_logs):
     with Engine.open(home) as engine, supervising(engine) as supervisor:
         build = supervisor.begin_build("image", size=MIB)
         until(lambda: not engine.home.socket(build.fisk_id).exists() and leavings(engine) == [])
+        until(lambda: engine.list(state=State.BUILDING) == [])  # its row goes last
         engine.create("image", MIB)
 
 
