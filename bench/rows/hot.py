@@ -8,7 +8,7 @@ from functools import partial
 from bench import peers
 from bench.context import Bench
 from bench.figures import Figure, Must, Samples, at_least, at_most, take_turns
-from bench.fio import Load
+from bench.fio import Load, Target
 from bench.peers import Server
 from bench.processes import MIB
 from bench.rows import row
@@ -46,6 +46,11 @@ def latency(bench: Bench, server: Server, load: Load) -> float:
     return bench.load(server.target, load).mean_us
 
 
+def read_all(bench: Bench, target: Target) -> None:
+    """Read everything once."""
+    bench.load(target, READ_1M, once=True, seconds=60)
+
+
 def measure(
     bench: Bench,
     servers: Mapping[str, Server],
@@ -63,7 +68,7 @@ def measure(
 
 def _warm(how: Measure, bench: Bench, server: Server, load: Load) -> float:
     """Measure from the page cache: a kernel that pages out what rests (DAMON) took some of it meanwhile."""
-    bench.load(server.target, READ_1M, once=True, seconds=60)
+    read_all(bench, server.target)
     return how(bench, server, load)
 
 

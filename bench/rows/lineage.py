@@ -54,7 +54,8 @@ def lineage(bench: Bench) -> Iterator[Figure]:
     """Every hot figure on three histories of the same bytes."""
     _prepare(bench)
     rounds = max(1, bench.effort.rounds - 2)
-    yield from _first_touches(bench, rounds)
+    # Many: each is short, and two of the very same Fisk differ by a third.
+    yield from _first_touches(bench, 2 * bench.effort.rounds - 1)
     with ExitStack() as stack:
         servers = {name: stack.enter_context(bench.serve(name)) for name in (PLAIN, DEEP, SIBLING)}
         for what, load, how, unit, more in _FIGURES:
