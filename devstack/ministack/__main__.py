@@ -12,6 +12,7 @@ from pathlib import Path
 
 from devstack.ministack import furniture, report
 from devstack.ministack.backends import BACKENDS
+from devstack.ministack.console import say
 from devstack.ministack.demo import show
 from devstack.ministack.errors import MinistackError
 from devstack.ministack.place import CHECKOUT, Place
@@ -59,11 +60,6 @@ def main() -> int:
     except MinistackError as problem:
         print(f"ministack: {problem}", file=sys.stderr)
         return 1
-
-
-def say(text: str) -> None:
-    """Print a line at once."""
-    print(text, flush=True)
 
 
 def up(stack: Stack, chosen: argparse.Namespace) -> int:

@@ -2,13 +2,14 @@
 """The page of the manual that says which tests of the services ran, and why the others did not."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from devstack.ministack.errors import MinistackError
 from devstack.ministack.place import CHECKOUT, Place
-from devstack.ministack.tempest import Tempest, excluded
+from devstack.ministack.tempest import Tempest, excluded, listing
 
 PAGE = CHECKOUT / "doc" / "source" / "reference" / "tempest.rst"
 Results = Mapping[str, Sequence[object]]
@@ -62,6 +63,7 @@ def page(
     if with_two_hosts:
         results = _completed(results, with_two_hosts)
         recorded += "  Those that take two compute hosts were run with ``--computes 2``."
+    results = _still_run(results)
     parts = [_HEAD.format(recorded=recorded, **versions), *_table(results)]
     for start, heading in _GROUPS.items():
         own = {name: result for name, result in results.items() if _bare(name).startswith(start)}
@@ -93,8 +95,18 @@ def _completed(results: Results, more: Results) -> Results:
     return found
 
 
+def _still_run(results: Results) -> Results:
+    """Give the results without those of tests that were left out since."""
+    patterns = [pattern for pattern, _ in excluded()]
+    return {
+        name: result
+        for name, result in results.items()
+        if not any(re.search(pattern, name) for pattern in patterns)
+    }
+
+
 def _recorded(runs: Sequence[str]) -> str:
-    if "all" in runs:
+    if "all" in runs or {*listing("all")} <= {*runs}:
         return "All of them were run for this page."
     return f"Not all of them were run for this page, but: {', '.join(f'``{each}``' for each in runs)}."
 

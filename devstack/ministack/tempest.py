@@ -122,10 +122,15 @@ class Tempest:
             server.wait()
 
 
+def listing(name: str) -> list[str]:
+    """Give the lines of a list of tests, without comments."""
+    lines = (LISTS / f"{name}.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def excluded() -> list[tuple[str, str]]:
     """Give the regular expressions of tests that are not run, and why."""
-    lines = (LISTS / "excluded.txt").read_text().splitlines()
-    pairs = [line.partition(" # ") for line in lines if line and not line.startswith("#")]
+    pairs = [line.partition(" # ") for line in listing("excluded")]
     found = [(pattern.strip(), reason.strip()) for pattern, _, reason in pairs]
     if "device-mapper" not in Path("/proc/misc").read_text():
         needs = "luksv2|cinder_volumes_cryptsetup"

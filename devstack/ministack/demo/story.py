@@ -48,11 +48,13 @@ class Story:
         return self.meter.steps
 
     def images(self, qcow2: Path, raw: Path) -> None:
-        """Upload the image, as raw and as qcow2."""
+        """Upload the image, as raw and as qcow2; raises Refused: without them nothing can be shown."""
         for file, name in ((raw, "demo-raw"), (qcow2, "demo-image")):
             kind = file.suffix[1:]
             words = ["--disk-format", kind, "--container-format", "bare", "--file", str(file), name]
-            self._make(f"upload-{kind}", f"upload an image ({kind})", "image", [["image", "create", *words]])
+            upload = ["image", "create", *words]
+            if not self._make(f"upload-{kind}", f"upload an image ({kind})", "image", [upload]):
+                raise Refused(f"no image, no story: {self.meter.steps[-1].refused}")
 
     def volumes(self) -> None:
         """Make a volume of each."""
@@ -133,7 +135,8 @@ class Story:
             self.commands.run(*kind.split(), "delete", *names)
             self.commands.wait_gone(kind, names)
 
-        self._step(key, title, act)
+        if names:  # none were made, if that was refused
+            self._step(key, title, act)
 
     def _step(self, key: str, title: str, act: Callable[[], None]) -> bool:
         """Measure one step; gives whether the cloud did it."""

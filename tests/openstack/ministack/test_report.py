@@ -2,6 +2,7 @@
 """The page about the tests of the services says what ran, and every reason why something did not."""
 
 from devstack.ministack import report
+from devstack.ministack.tempest import listing
 
 VERSIONS = {"tempest": "47.0", "plugin": "1.23"}
 RESULTS = {
@@ -51,3 +52,16 @@ def test_a_page_of_some_tests_says_so() -> None:
     assert "All of them were run" in report.page(RESULTS, VERSIONS, ["smoke", "all"])
     page = report.page(RESULTS, VERSIONS, ["smoke", "tempest.scenario.test_x"])
     assert "Not all of them were run for this page, but: ``smoke``, ``tempest.scenario.test_x``.\n" in page
+
+
+def test_all_of_them_in_parts_are_all() -> None:
+    parts = listing("all")
+    assert "All of them were run" in report.page(RESULTS, VERSIONS, parts)
+    assert "Not all of them" in report.page(RESULTS, VERSIONS, parts[1:])
+
+
+def test_what_is_not_run_any_more_is_not_counted() -> None:
+    old = {"cinder_tempest_plugin.scenario.x.SnapshotDataIntegrityTests.test_it": ["fail", 1.0, "no network"]}
+    assert report.page({**RESULTS, **old}, VERSIONS) == report.page(RESULTS, VERSIONS)
+    with_two = report.page(RESULTS, VERSIONS, with_two_hosts=RESULTS)
+    assert report.page(RESULTS, VERSIONS, with_two_hosts={**RESULTS, **old}) == with_two
