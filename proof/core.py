@@ -29,6 +29,11 @@ def at_least(name: str, value: float, least: float) -> Figure:
     return Figure(name, value, f">= {least:,}", value >= least)
 
 
+def at_most(name: str, value: float, most: float, why: str = "") -> Figure:
+    """A figure that must be ``most`` or less; ``why`` says more of one that is not."""
+    return Figure(name, value, f"<= {most:,}", value <= most, why)
+
+
 def exactly(name: str, value: int | str, wanted: int | str) -> Figure:
     """A figure that must be ``wanted``."""
     return Figure(name, value, f"{wanted}", value == wanted)

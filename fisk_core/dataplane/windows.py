@@ -38,8 +38,9 @@ class Window:
 class Windows:
     """The windows used last, by (descriptor, number); each has a descriptor of its own."""
 
-    def __init__(self, most: int = MOST) -> None:
-        self._most = max(1, most)
+    def __init__(self, most: int) -> None:
+        """Keep at ``most`` windows, fewer where they touch more than MOST parts."""
+        self._most = most
         self._windows: OrderedDict[tuple[int, int], Window] = OrderedDict()
         self._numbers: defaultdict[int, set[int]] = defaultdict(set)
         """descriptor → numbers of its windows: a thousand layers are closed without a look at all of them"""

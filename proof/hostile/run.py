@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from proof.core import Context, Figure, ProofFailed, at_least, exactly, proof
+from proof.core import Context, Figure, ProofFailed, at_least, at_most, exactly, proof
 from proof.hostile.inside import LONGER, Order
 
 SECONDS = 110.0
@@ -125,6 +125,6 @@ def _figures(found: dict[str, dict[str, Any]], scale: float) -> list[Figure]:
         at_least("names, numbers and documents", names["names"], least["names"]),
         exactly("crashes, hangs and disclosures", 0, 0),
         Figure("MiB that a process grew", round(grown / MIB), f"<= {MEMORY // MIB}", grown <= MEMORY),
-        Figure("descriptors left", max(left.values()), f"<= {_LEFT}", max(left.values()) <= _LEFT, f"{left}"),
+        at_most("descriptors left", max(left.values()), _LEFT, f"{left}"),
         Figure("seconds a client that behaves waited, at most", round(slowest, 2)),
     ]

@@ -4,7 +4,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from proof.core import Figure, at_least, exactly
+from proof.core import Figure, at_least, at_most, exactly
 from proof.soak.soak import Result
 from proof.soak.watch import Process
 
@@ -89,12 +89,7 @@ def figures(result: Result) -> list[Figure]:
         at_least("kills", counts["kills of workers"] + counts["kills of fiskd"], 5),
         exactly("descriptors leaked", sum(leaked(result).values()), 0),
         exactly("bytes of garbage after one quiet sweep", result.garbage, 0),
-        Figure(
-            "bytes of layers beyond what maps point to",
-            result.unreferenced,
-            f"<= {_SPARE:,}",
-            result.unreferenced <= _SPARE,
-        ),
+        at_most("bytes of layers beyond what maps point to", result.unreferenced, _SPARE),
         exactly("bytes left when everything is deleted", result.left, 0),
     ]
     if growth is None:

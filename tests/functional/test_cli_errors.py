@@ -443,9 +443,9 @@ def test_start_is_quick(fisk: Command) -> None:
     needed = [sys.executable, "-c", "import sqlalchemy, numpy, cliff.app, oslo_config.cfg, rich.console"]
     fisk("list")
     ours, least = [], []
-    for _ in range(10):  # in turns, and the least counts: other people use the machine, too
+    for turn in range(1, 11):  # in turns, and the least counts: other people use the machine, too
         least.append(processor_seconds(lambda: subprocess.run(needed, env=fisk.environment, check=True)))
         ours.append(processor_seconds(lambda: fisk("list")))
-        if min(ours) < 2.5 * min(least):
+        if turn >= 3 and min(ours) < 2.5 * min(least):
             return
     pytest.fail(f"{min(ours):.2f} s of processor time, {min(least):.2f} s for what is needed")

@@ -10,15 +10,15 @@ from fisk_core.dataplane import windows
 from fisk_core.dataplane.windows import PART, SPAN, Windows
 
 PAGE = 4096
-MOST = 4
+WINDOWS = 4
 
 
 @pytest.fixture
 def layer(tmp_path):
     """A sparse file with a mark at the beginning of every window, and its descriptor."""
     fd = os.open(tmp_path / "layer", os.O_RDWR | os.O_CREAT)
-    os.truncate(fd, (MOST + 3) * SPAN)
-    for number in range(MOST + 3):
+    os.truncate(fd, (WINDOWS + 3) * SPAN)
+    for number in range(WINDOWS + 3):
         os.pwrite(fd, bytes([number + 1]) * PAGE, number * SPAN)
     yield fd
     os.close(fd)
@@ -26,7 +26,7 @@ def layer(tmp_path):
 
 @pytest.fixture
 def opened():
-    return Windows(MOST)
+    return Windows(WINDOWS)
 
 
 def given(made, fd, offset, length):
@@ -41,10 +41,10 @@ def mapped():
 
 def test_the_right_bytes_of_each_window(opened, layer):
     for turn in range(2):
-        for number in range(MOST + 3):
+        for number in range(WINDOWS + 3):
             assert given(opened, layer, number * SPAN, PAGE) == bytes([number + 1]) * PAGE, turn
-            assert mapped() <= MOST
-    assert mapped() == MOST
+            assert mapped() <= WINDOWS
+    assert mapped() == WINDOWS
 
 
 def test_what_was_used_last_stays(opened, layer):
@@ -55,8 +55,8 @@ def test_what_was_used_last_stays(opened, layer):
 
 def test_page_tables_are_bounded_by_what_was_touched(layer, monkeypatch):
     monkeypatch.setattr(windows, "MOST", 6)
-    opened = Windows()
-    for number in range(MOST + 3):  # one part of each
+    opened = Windows(100)
+    for number in range(WINDOWS + 3):  # one part of each
         given(opened, layer, number * SPAN, PAGE), given(opened, layer, number * SPAN + PART - 1, 1)
         assert mapped() == min(number + 1, 6)
     given(opened, layer, PART - 1, 2)  # two more, and the window of the second is long gone
