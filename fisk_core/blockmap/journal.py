@@ -15,7 +15,8 @@ Crash windows:
 - the host went down: the page cache is gone with what it held, so nothing may be replayed.  The identity of
   the boot is in the file;
 - another writer came in between (another host): its epoch is higher than the one in the file, which is void;
-- a flush failed: the kernel may have dropped the data, so the journal is emptied and stays so.
+- a flush failed: the kernel may have dropped the data, so the journal is emptied and stays so.  That is a
+  store into memory, by the writer and by who replays, because removing a file may fail with the disk.
 
 Format: a page of header (magic, map, boot, epoch and their CRC-32; start, end, each times 65537), then a
 ring of two 64-bit words for each change: the first block; in its lower 48 bits the number of blocks times
@@ -32,7 +33,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from fisk_core import files
 from fisk_core.errors import Corrupt, NoSpace, NotFound, from_oserror
@@ -234,13 +235,49 @@ def read(path: Path, map_id: str, epoch: int) -> Iterator[Change]:
     yield from [_change(ring, number, path, check) for number in range(start, end)]
 
 
-def salvage(path: Path, map_id: str, epoch: int) -> list[Change]:
+class Salvage:
     """The same for who is going to write: nothing, with an error logged, for a damaged one."""
-    try:
-        return [*read(path, map_id, epoch)]
-    except Corrupt as exc:
-        LOG.error("%s; what was written to %s and not flushed is lost", exc, map_id)
-        return []
+
+    def __init__(self, path: Path, map_id: str, epoch: int) -> None:
+        """Read it, and be ready to void it; raises PoolError."""
+        self._path = path
+        self._head: mmap.mmap | None = None
+        self.changes: list[Change] = []
+        try:
+            self.changes += read(path, map_id, epoch)
+        except Corrupt as exc:
+            LOG.error("%s; what was written to %s and not flushed is lost", exc, map_id)
+        if self.changes:
+            self._map_head()
+
+    def _map_head(self) -> None:
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                self._head = mmap.mmap(fd, _HEADER_BYTES)
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            raise from_oserror(exc, f"map the journal {self._path}") from exc
+        # The page is writable from here on: its file system may be gone when it is to say that it is void.
+        self._head[0] = self._head[0]
+
+    def forget(self) -> None:
+        """Have it say nothing any more: what it speaks of may be lost.
+
+        A store into memory cannot be refused, and the kernel keeps it: only the next boot could find the file
+        as it was, and knows that it is of another one.
+        """
+        assert self._head is not None
+        with memoryview(self._head) as head, head.cast("Q") as words:
+            words[_END] = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._head is not None:
+            self._head.close()
 
 
 def _is_mine(head: bytes, map_id: str, epoch: int, path: Path) -> bool:

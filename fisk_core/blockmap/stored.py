@@ -104,7 +104,7 @@ def replay(
 
     The caller knows that nobody writes the period.  May be done again, unless the data could not be made
     durable: the kernel may have dropped it then, and would say next time that all is well.  So ``forget`` is
-    called, for the journal to go, as after any flush that failed.
+    called, which must not fail: the journal is void then, as after any flush that failed.
     """
     block_map = load_live_map(pool, map_id, size)
     try:

@@ -21,13 +21,12 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Self
 
-from fisk_core import _linux, errors, files
+from fisk_core import _linux, errors
 from fisk_core.blockmap import BlockMap, Geometry, LogWriter, empty_map, load_live_map, load_map, replay
-from fisk_core.blockmap.journal import Journal, salvage
+from fisk_core.blockmap.journal import Journal, Salvage
 from fisk_core.blockmap.log import Changes, encode_changes
 from fisk_core.dataplane.layers import HOLE, Layers
 from fisk_core.dataplane.spec import DiskSpec
@@ -609,9 +608,8 @@ def _summed(sums: Written, layer: Device, first: int, count: int) -> Iterator[No
 def replay_journal(pool: Pool, spec: DiskSpec) -> int:
     """Bring into the log what a killed writer of the same epoch noted; gives how many blocks."""
     assert spec.journal is not None
-    path = Path(spec.journal)
-    changes = salvage(path, spec.map_id, spec.epoch)
-    return replay(pool, spec.map_id, spec.size, changes, partial(files.remove, path)) if changes else 0
+    with Salvage(Path(spec.journal), spec.map_id, spec.epoch) as noted:
+        return replay(pool, spec.map_id, spec.size, noted.changes, noted.forget) if noted.changes else 0
 
 
 def _load(pool: Pool, spec: DiskSpec) -> BlockMap:

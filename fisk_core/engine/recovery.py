@@ -8,7 +8,6 @@ situations, and why nothing flushed is lost in either, are in the notes on crash
 """
 
 import logging
-from functools import partial
 
 from fisk_core import files, locks
 from fisk_core.blockmap import journal, replay, seal
@@ -57,11 +56,11 @@ def _replay(context: Context, record: Record, row: maps.MapRow, epoch: int) -> N
     """Bring one journal into its log; it has nothing more to say then."""
     path = context.home.journal(row.id)
     sizes = {record.map_id: record.size, record.base_id: record.base_size}
-    changes = journal.salvage(path, row.id, epoch)
-    if changes:
-        size = sizes.get(row.id, row.base_size)
-        blocks = replay(context.open_pool(row.pool), row.id, size, changes, partial(files.remove, path))
-        LOG.info("Fisk %s: %d blocks that a killed worker had not flushed are safe now", record.name, blocks)
+    with journal.Salvage(path, row.id, epoch) as noted:
+        if noted.changes:
+            size = sizes.get(row.id, row.base_size)
+            blocks = replay(context.open_pool(row.pool), row.id, size, noted.changes, noted.forget)
+            LOG.info("Fisk %s: %d blocks that a killed worker had not flushed are safe", record.name, blocks)
     if row.id == record.base_id or not files.exists(context.home.mark(record.id)):
         files.remove(path)  # after the log is durable: it may be replayed again until then
     # Else the worker is started again at once, and takes the file over where there is no space for another.

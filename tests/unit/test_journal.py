@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import os
 import uuid
 
@@ -115,7 +116,34 @@ def test_a_damaged_journal_is_reported_and_worth_nothing(made, expect_logs):
     with made.path.open("r+b") as file:
         file.seek(4096)
         file.write(b"x")
-    assert journal.salvage(made.path, MAP, 7) == []
+    with journal.Salvage(made.path, MAP, 7) as noted:
+        assert noted.changes == []
+
+
+def test_a_journal_is_void_though_its_file_cannot_be_touched_any_more(made, monkeypatch):
+    def gone(*_arguments, **_more):
+        raise OSError(errno.EIO, "the disk is gone")
+
+    made.note(1, 1, True)
+    with journal.Salvage(made.path, MAP, 7) as noted:
+        assert noted.changes == [(1, 1, True)]
+        with monkeypatch.context() as broken:
+            for name in ("open", "pwrite", "ftruncate", "unlink", "rename", "replace"):
+                broken.setattr(os, name, gone)
+            noted.forget()
+    assert [*read(made.path, MAP, 7)] == []
+
+
+def test_a_journal_that_could_not_be_voided_is_not_replayed(made, monkeypatch):
+    def refused(*_arguments):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    made.note(1, 1, True)
+    with monkeypatch.context() as broken:
+        broken.setattr(journal.mmap, "mmap", refused)
+        with pytest.raises(PoolError, match="map the journal"):
+            journal.Salvage(made.path, MAP, 7)
+    assert [*read(made.path, MAP, 7)] == [(1, 1, True)]
 
 
 def test_a_journal_of_the_version_before_is_read(made):
