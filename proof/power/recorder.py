@@ -37,7 +37,8 @@ class Recorder(mfusepy.Operations):  # type: ignore[misc]  # the library has no 
     """The file system; ``fh`` is the descriptor of the file below."""
 
     use_ns = True
-    flag_nopath = flag_nullpath_ok = 1
+    # Of three, the library does not say which open file is truncated.
+    flag_nopath = flag_nullpath_ok = mfusepy.fuse_version_major == 2
 
     def __init__(self, directory: str, output: IO[bytes]) -> None:
         self._below, self._output = directory, output

@@ -24,12 +24,6 @@ SIZE = 24 * MIB + 512
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    with Engine.open(tmp_path / "home") as engine:
-        yield engine
-
-
-@pytest.fixture
 def content(engine: Engine) -> bytes:
     """Makes ``disk``: blocks of three layers, a zeroed range, holes, and a last block that is short."""
     chance = random.Random(11)
