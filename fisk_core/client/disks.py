@@ -18,6 +18,9 @@ from fisk_core.model import Change, Extent, Fisk
 if TYPE_CHECKING:
     from fisk_core.client.engine import RemoteEngine
 
+_FLUSH_EVERY = 64 << 20
+"""bytes written to a Fisk under construction after which a flush is sent, unless one is under way"""
+
 
 def reachable(uris: Sequence[str]) -> list[str]:
     """Give the URIs that may be reached from here, the quickest first: sockets of this host, then TCP.
@@ -117,26 +120,42 @@ class RemoteDisk:
 
 
 class FillingDisk:
-    """The disk of a Fisk under construction: writes are on their way while the next one is made ready."""
+    """The disk of a Fisk under construction: writes are on their way while the next one is made ready.
+
+    What was written is made durable on the way, so that the medium is at work from the beginning and the last
+    flush has little to wait for.
+    """
 
     def __init__(self, client: NbdClient, block_size: int) -> None:
         self.client = client
         self.block_size = block_size
         self._flying: deque[Pending] = deque()
+        self._flush: Pending | None = None
+        self._unflushed = 0
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Send; what becomes of it a later write, or ``drain``, tells."""
+        """Send; what becomes of it a later write, or ``flush``, tells."""
         view, limit = memoryview(bytes(data)), self.client.info.maximum  # the caller uses its buffer again
         for start in range(0, len(view), limit):
             part = view[start : start + limit]
             while self._flying and (self._flying[0].done or len(self._flying) >= self.client.depth):
                 self._flying.popleft().result()
             self._flying.append(self.client.submit_write(offset + start, part))
+        self._unflushed += len(view)
+        if self._unflushed >= _FLUSH_EVERY and (self._flush is None or self._flush.done):
+            self._end_flush()
+            self._flush, self._unflushed = self.client.submit_flush(), 0
 
-    def drain(self) -> None:
+    def _end_flush(self) -> None:
+        if self._flush is not None:
+            self._flush.result()
+            self._flush = None
+
+    def flush(self) -> None:
         """Wait for every write and make it durable; raises the first error."""
         while self._flying:
             self._flying.popleft().result()
+        self._end_flush()
         self.client.flush()
 
 
@@ -151,7 +170,7 @@ class RemoteBuilding:
 
     def finish(self, *, size: int, frozen: bool, attributes: Mapping[str, str] | None = None) -> Fisk:
         """Make it durable and show it; raises what a write or the flush raises, and ``abort`` is due."""
-        self.disk.drain()
+        self.disk.flush()
         self.disk.client.close()
         made = self._engine.show_build(self.fisk_id, size=size, frozen=frozen, attributes=attributes)
         self._open = False

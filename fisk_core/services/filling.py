@@ -57,6 +57,10 @@ class Filler:
         self._meter = meter
         self._block = disk.block_size
         self._chunk = max(CHUNK, self._block)
+        # Over NBD there is nothing to share with; where checksums are kept somebody must look at the data.
+        mine = disk if isinstance(disk, Disk) else None
+        self.can_share = mine is not None and mine.layers.checked is None and mine.pool.capabilities.reflink
+        """a file of the pool's own file system costs nothing to take"""
         self._sharing = False
 
     def _put(self, offset: int, data: memoryview) -> None:
@@ -102,9 +106,7 @@ class Filler:
     def from_file(self, fd: int, length: int) -> None:
         """Take the first ``length`` bytes of a file: shared where that is possible, else copied."""
         disk = self._disk if isinstance(self._disk, Disk) else None  # else it is reached over NBD
-        # Where checksums are kept, somebody must look at the data.
-        can_share = disk is not None and disk.layers.checked is None and disk.pool.capabilities.reflink
-        self._sharing = can_share and is_regular(fd)
+        self._sharing = self.can_share and is_regular(fd)
         buffer = memoryview(bytearray(self._chunk))
         for offset, count in pieces(data_extents(fd, length), self._block, _SHARE, length):
             shared = self._share(disk, fd, offset, count) if disk is not None else 0

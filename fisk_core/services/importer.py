@@ -9,12 +9,15 @@ anything, and whatever goes wrong, an exception from the progress callback inclu
 The engine may be a daemon's: then the image is read here, and its blocks go to the daemon's host over NBD.
 """
 
+import io
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from fisk_core.dataplane import protocol
 from fisk_core.dataplane.client import NbdClient
@@ -50,6 +53,15 @@ FORMAT = "fisk:format"
 """Attribute of such a Fisk: the format of these bytes."""
 CLASS = "class"
 """Attribute of both: by what the image is for, a pool is chosen for the two of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The image as a file; ``original`` is a Fisk under construction to which its bytes were written."""
+
+    fd: int
+    length: int
+    original: "Building | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +126,7 @@ def import_image(
         meter = Meter(progress, size)
         if found.fd is None:
             return _from_stream(engine, order, found, format, meter)
-        return _from_file(engine, order, found.fd, found.size, format, meter)
+        return _from_file(engine, order, _File(found.fd, found.size), format, meter)
 
 
 def _require_free(engine: "Verbs", order: Order) -> None:
@@ -146,10 +158,33 @@ def _from_stream(engine: "Verbs", order: Order, source: Source, declared: str | 
 def _spooled(
     engine: "Verbs", order: Order, stream: IO[bytes], head: bytearray, declared: str | None, meter: Meter
 ) -> Fisk:
-    with engine.staging_file(order.pool) as path, open_path(path, "r+b") as spool:
-        length = _spool(stream, head, spool, meter)
+    """Import a copy of the stream; its bytes, where they are kept, are stored while it arrives."""
+    with engine.staging_file(order.pool) as path, open_path(path, "r+b") as spool, ExitStack() as stack:
+        original = stack.enter_context(_begin_original(engine, order)) if order.keeps_file else None
+        filler = Filler(original.disk, meter) if original else None
+        if filler is None:
+            length = _spool(stream, head, spool, meter)
+        elif filler.can_share:
+            length = _spool(stream, head, spool, meter)
+            filler.from_file(spool.fileno(), length)  # copies nothing
+        else:
+            _write(spool, head)
+            length = filler.from_stream(cast(IO[bytes], _Copied(stream, spool)), head)
         meter.step(length)
-        return _from_file(engine, order, spool.fileno(), length, declared, meter)
+        return _from_file(engine, order, _File(spool.fileno(), length, original), declared, meter)
+
+
+class _Copied(io.RawIOBase):
+    """A stream of which all that is read goes to a file too."""
+
+    def __init__(self, stream: IO[bytes], file: IO[bytes]) -> None:
+        self._stream, self._file = stream, file
+
+    def read(self, size: int = -1, /) -> bytes | None:
+        data = self._stream.read(size)
+        if data:
+            _write(self._file, data)
+        return data
 
 
 def _spool(stream: IO[bytes], head: bytearray, spool: IO[bytes], meter: Meter) -> int:
@@ -157,44 +192,45 @@ def _spool(stream: IO[bytes], head: bytearray, spool: IO[bytes], meter: Meter) -
     buffer = memoryview(bytearray(CHUNK))
     part, done = memoryview(head), 0
     while part:
-        while part:
-            try:
-                part = part[spool.write(part) :]
-            except OSError as exc:
-                raise from_oserror(exc, "write the image to the pool's staging area") from exc
+        _write(spool, part)
         done = spool.tell()
         meter.at(done)
         part = buffer[: read_up_to(stream, buffer)]
     return done
 
 
-def _from_file(
-    engine: "Verbs", order: Order, fd: int, length: int, declared: str | None, meter: Meter
-) -> Fisk:
-    driver = formats.examine(fd, declared)
+def _write(spool: IO[bytes], data: bytes | bytearray | memoryview) -> None:
+    part = memoryview(data)
+    while part:
+        try:
+            part = part[spool.write(part) :]
+        except OSError as exc:
+            raise from_oserror(exc, "write the image to the pool's staging area") from exc
+
+
+def _from_file(engine: "Verbs", order: Order, file: _File, declared: str | None, meter: Meter) -> Fisk:
+    driver = formats.examine(file.fd, declared)
     if driver != formats.RAW:
-        if may_change(fd):
-            return _from_copy(engine, order, fd, length, declared, meter)
-        return _convert(engine, order, fd, length, driver, meter)
-    meter.expect(length)
-    with _begin(engine, order, _padded(length)) as building:
-        Filler(building.disk, meter).from_file(fd, length)
-        return _finish_raw(engine, order, building, length)
+        if may_change(file.fd):
+            return _from_copy(engine, order, file, declared, meter)
+        return _convert(engine, order, file, driver, meter)
+    meter.expect(file.length)
+    with _begin(engine, order, _padded(file.length)) as building:
+        Filler(building.disk, meter).from_file(file.fd, file.length)
+        return _finish_raw(engine, order, building, file.length)
 
 
-def _from_copy(
-    engine: "Verbs", order: Order, fd: int, length: int, declared: str | None, meter: Meter
-) -> Fisk:
+def _from_copy(engine: "Verbs", order: Order, file: _File, declared: str | None, meter: Meter) -> Fisk:
     """Import a private copy of an image somebody else could turn into another one after it was examined."""
     with engine.staging_file(order.pool) as path, open_path(path, "r+b") as copy:
-        for offset, count in pieces(data_extents(fd, length), SECTOR, COPY, length):
-            if copy_range(fd, offset, copy.fileno(), offset, count) < count:
+        for offset, count in pieces(data_extents(file.fd, file.length), SECTOR, COPY, file.length):
+            if copy_range(file.fd, offset, copy.fileno(), offset, count) < count:
                 raise PoolError("the image file became shorter while it was read")
             meter.at(offset + count)
         with named("set the size of", path):
-            os.ftruncate(copy.fileno(), length)
-        meter.step(length)
-        return _from_file(engine, order, copy.fileno(), length, declared, meter)
+            os.ftruncate(copy.fileno(), file.length)
+        meter.step(file.length)
+        return _from_file(engine, order, _File(copy.fileno(), file.length, file.original), declared, meter)
 
 
 # Raw images
@@ -245,51 +281,79 @@ def _finish_raw(engine: "Verbs", order: Order, building: "Building", length: int
 
 def links_of(image: str, driver: str, attributes: Mapping[str, str]) -> dict[str, str]:
     """Give the attributes of the original of an image: what it belongs to, and the class the image has."""
-    own_class = {CLASS: attributes[CLASS]} if CLASS in attributes else {}
-    return {IMAGE: image, FORMAT: driver, **own_class}
+    return {IMAGE: image, FORMAT: driver, **_class_of(attributes)}
+
+
+def _class_of(attributes: Mapping[str, str]) -> dict[str, str]:
+    return {CLASS: attributes[CLASS]} if CLASS in attributes else {}
 
 
 # Other formats
 
 
-def _convert(engine: "Verbs", order: Order, fd: int, length: int, driver: str, meter: Meter) -> Fisk:
-    """Read an image through QEMU, after the second and third gate."""
-    size = _padded(formats.check_with_qemu(fd, driver))
-    formats.check_integrity(fd, driver)
-    meter.expect(size + length * order.keeps_file)
-    with _begin(engine, order, size) as building:
-        with (
-            qemu.serve_image(fd, driver) as path,
-            NbdClient.connect(path, contexts=(protocol.CONTEXT_ALLOCATION,)) as client,
-        ):
-            if client.size > size:
-                raise ImageRefused(f"the {driver} image has two sizes, {size} and {client.size} bytes")
-            Filler(building.disk, meter).from_nbd(client)
-        if not order.keeps_file:
+def _convert(engine: "Verbs", order: Order, file: _File, driver: str, meter: Meter) -> Fisk:
+    """Read an image through QEMU, after the second and third gate; first its file is stored, if kept."""
+    size = _padded(formats.check_with_qemu(file.fd, driver))
+    formats.check_integrity(file.fd, driver)
+    original = file.original
+    with ExitStack() as stack:
+        building = stack.enter_context(_begin(engine, order, size))
+        if order.keeps_file and original is None:
+            meter.expect(file.length + size)
+            original = stack.enter_context(_begin_original(engine, order))
+            Filler(original.disk, meter).from_file(file.fd, file.length)
+            meter.step(file.length)
+        meter.expect(size)
+        with _flushed_meanwhile(original):
+            _fill(building, size, file.fd, driver, meter)
+        if original is None:
             return building.finish(size=size, frozen=order.frozen)
-        meter.step(size)
-        return _with_original(engine, order, building, size, fd, length, driver, meter)
+        return _show_both(engine, order, building, size, original, file.length, driver)
 
 
-def _with_original(
+def _fill(building: "Building", size: int, fd: int, driver: str, meter: Meter) -> None:
+    with (
+        qemu.serve_image(fd, driver) as path,
+        NbdClient.connect(path, contexts=(protocol.CONTEXT_ALLOCATION,)) as client,
+    ):
+        if client.size > size:
+            raise ImageRefused(f"the {driver} image has two sizes, {size} and {client.size} bytes")
+        Filler(building.disk, meter).from_nbd(client)
+
+
+@contextmanager
+def _flushed_meanwhile(building: "Building | None") -> Iterator[None]:
+    """Make what was written to a Fisk under construction durable while something else is done."""
+    if building is None:
+        yield
+        return
+    with ThreadPoolExecutor(1, "fisk-import") as side:
+        flushed = side.submit(building.disk.flush)
+        yield
+        flushed.result()
+
+
+def _begin_original(engine: "Verbs", order: Order) -> "Building":
+    labels = {**(order.twin or {}), **_class_of(order.attributes)}
+    return engine.begin_build(
+        order.original, size=MAX_SIZE, pool=order.pool, role=Role.ORIGINAL, attributes=labels
+    )
+
+
+def _show_both(
     engine: "Verbs",
     order: Order,
     image: "Building",
     size: int,
-    fd: int,
+    original: "Building",
     length: int,
     driver: str,
-    meter: Meter,
 ) -> Fisk:
-    """Store the image file too, and show both."""
-    links = {**(order.twin or {}), **links_of(image.fisk_id, driver, order.attributes), **_exact(length)}
-    with engine.begin_build(
-        order.original, size=_padded(length), pool=order.pool, role=Role.ORIGINAL, attributes=links
-    ) as original:
-        Filler(original.disk, meter).from_file(fd, length)
-        kept = original.finish(size=_padded(length), frozen=True)
-        try:
-            return image.finish(size=size, frozen=order.frozen, attributes={ORIGINAL: kept.id})
-        except BaseException:
-            engine.delete(kept.id)
-            raise
+    """Show the Fisk with the bytes of the image file, then the image."""
+    links = {**links_of(image.fisk_id, driver, order.attributes), **_exact(length)}
+    kept = original.finish(size=_padded(length), frozen=True, attributes=links)
+    try:
+        return image.finish(size=size, frozen=order.frozen, attributes={ORIGINAL: kept.id})
+    except BaseException:
+        engine.delete(kept.id)
+        raise

@@ -2,6 +2,8 @@
 """A daemon's client does what every engine must, and what only a daemon can."""
 
 import io
+import random
+import subprocess
 import tempfile
 import threading
 import time
@@ -12,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from fisk_core import errors
-from fisk_core.client import RemoteEngine
+from fisk_core.client import RemoteEngine, disks
 from fisk_core.client.disks import connect
 from fisk_core.client.transport import Patience
 from fisk_core.model import JobState, Retention
+from fisk_core.services.importer import IMAGE, ORIGINAL
 from fisk_core.testing.engine_conformance import DATA, MIB, EngineConformance, read, write
 from tests.fiskds import Fiskd, running
 
@@ -156,6 +159,37 @@ def test_a_job_is_watched(engine: RemoteEngine) -> None:
         engine.jobs.submit("nonsense", {})
     with pytest.raises(errors.NotFound):
         engine.jobs.get("6f1c9a52-7d1e-4a55-9a0e-0c8f6f1f2a3c")
+
+
+@pytest.mark.parametrize("every", [MIB, 1 << 40])
+def test_a_stream_that_is_not_raw_is_stored_as_it_came_too(
+    engine: RemoteEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    monkeypatch.setattr(disks, "_FLUSH_EVERY", every)  # durable while it arrives, or at the end alone
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    plain.write_bytes(random.Random(4).randbytes(9 * MIB) + bytes(MIB) + b"end")
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", plain, packed], check=True)
+    stream = io.BytesIO(packed.read_bytes())
+    made = engine.import_image(stream, "i", attributes={"x": "y"}, twin={"its": "own"})
+    original = engine.get(made.attributes[ORIGINAL])
+    assert (original.name, original.attributes["its"], original.attributes[IMAGE]) == (
+        "i.original", "own", made.id,
+    )  # fmt: skip
+    for name, content in (("i", plain.read_bytes()), ("i.original", packed.read_bytes())):
+        target = io.BytesIO()
+        engine.download(name, target)
+        assert target.getvalue().rstrip(b"\0") == content.rstrip(b"\0")
+    assert not engine.check().problems
+
+
+def test_a_stream_that_turns_out_to_be_no_image_leaves_nothing(engine: RemoteEngine, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", packed, "10M"], check=True)
+    cut = io.BytesIO(packed.read_bytes()[: 64 << 10] + bytes(MIB))
+    with pytest.raises(errors.ImageRefused):
+        engine.import_image(cut, "i", twin={"its": "own"})
+    assert engine.list() == []
+    engine.import_image(io.BytesIO(packed.read_bytes()), "i", twin={"its": "own"})
 
 
 def test_import_and_download_by_the_daemon(engine: RemoteEngine, allowed: Path, tmp_path: Path) -> None:
