@@ -153,7 +153,11 @@ class Fence:
         return logging.INFO if self.yielded else logging.ERROR
 
     def _settle(self) -> None:
-        """Have the kernel write what it still holds of ours."""
+        """Have the kernel write what it still holds of ours.
+
+        Also where a flush had failed: it may have stopped half way, and the rest must not be written later,
+        over what the next writer puts there.  Whatever it answers, nobody is told that anything is durable.
+        """
         period = self._server.disk.period
         if period is None:
             self._release()

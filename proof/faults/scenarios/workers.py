@@ -418,6 +418,7 @@ def unanswered(stage: Stage) -> None:
 @scenario("a worker is fenced", _fisk, forks=True)
 def fenced(stage: Stage) -> None:
     """Another host takes over: the worker lets go, and refuses all that comes."""
+    stage.injector.may_sync_again = True
     served = _serve(stage, _NAME, writable=True, tcp=True, far=True)
     client = Client(stage, served, _NAME)
     peer = client.connect(structured=True)
