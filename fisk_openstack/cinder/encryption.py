@@ -33,9 +33,9 @@ from fisk_openstack.labels import Kind, search
 _STRETCHING = 10
 """Milliseconds of stretching: the passphrase is a key of random bytes, which nobody can guess anyway."""
 _SECRET = "fisk"  # the name of the key in one call of qemu-img
-_ATTEMPTS = 5
+_ATTEMPTS = 20
 """QEMU first measures how fast it stretches, and gives up ("Unable to get accurate CPU usage") if it sees no
-time pass, as happens where the kernel counts a thread's time in ticks."""
+time pass, as happens where the kernel counts a thread's time in ticks: two times in five were seen."""
 
 
 class Encryption(Images):
