@@ -66,6 +66,11 @@ def unique(word: str = "thing") -> str:
     return f"test-{word}-{uuid4().hex[:8]}"
 
 
+def next_second() -> None:
+    """Wait until what is made now is younger than all there is: Cinder counts in seconds."""
+    time.sleep(1 - time.time() % 1)
+
+
 def until(true: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """Wait for something that is true and give it; raises TimeoutError, which says ``what`` did not come."""
     deadline = time.monotonic() + seconds

@@ -2,7 +2,6 @@
 """Backups that are gone after a test, and volumes whose bytes are known."""
 
 import hashlib
-import time
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from fisk_core.client import RemoteEngine
 from fisk_core.errors import NotFound
 from fisk_core.model import Fisk
 from fisk_openstack.labels import Kind
-from tests.openstack.cloud import PLACE, Maker, fisk_of, gone, unique, until
+from tests.openstack.cloud import PLACE, Maker, fisk_of, gone, next_second, unique, until
 
 FAR = "second"
 DIRECTORY = "directory"
@@ -41,7 +40,7 @@ class Backups:
         """Make a backup and give it once it is there; ``incremental``, ``snapshot_id``, ``metadata`` …"""
         options.setdefault("force", False)
         if options.get("incremental"):
-            time.sleep(1 - time.time() % 1)  # Cinder takes the youngest for the parent, and counts in seconds
+            next_second()  # the youngest is taken for its parent
         made = self.block.create_backup(
             volume_id=volume.id,
             name=unique("backup"),

@@ -9,7 +9,7 @@ from openstack.connection import Connection
 from fisk_core.client import RemoteEngine
 from fisk_openstack.labels import Kind
 from fisk_openstack.things import find_thing, things
-from tests.openstack.cloud import MIB, Maker, connect, fisk_of, unique, until
+from tests.openstack.cloud import MIB, Maker, connect, fisk_of, next_second, unique, until
 
 FIRST, SECOND = "ministack@fisk#fisk", "ministack@second#second"
 POOLS = {FIRST: "default", SECOND: "second"}
@@ -146,6 +146,7 @@ def test_transfer(make: Maker, cloud: Connection, engine: RemoteEngine, volume: 
 def test_revert(make: Maker, engine: RemoteEngine, volume: Any) -> None:
     fisk = fisk_of(engine, Kind.VOLUME, volume.id)
     make.snapshot(volume)
+    next_second()
     latest = make.snapshot(volume)
     with engine.open_disk(fisk.id, writable=True) as disk:
         disk.write(9 * MIB, bytes(len(MARK)))
