@@ -37,6 +37,7 @@ def engine(home, monkeypatch):
 
 def kill(supervisor):
     """Kill the one worker; returns once it is gone."""
+    until(supervisor.workers)  # it serves before it is noted
     [status] = supervisor.workers()
     pidfd = os.pidfd_open(status.pid)
     os.kill(status.pid, signal.SIGKILL)
@@ -57,6 +58,7 @@ def test_a_killed_worker_is_back_at_the_same_address(engine, expect_logs):
         with reconnected(made) as client:
             assert bytes(client.read(0, 7)) == b"flushed"
             client.write(7, b"!")
+        until(supervisor.workers)
         [status] = supervisor.workers()
         assert status.epoch == supervisor.attachment(made.id).epoch == made.epoch + 1
         until(lambda: "worker.restarted" in [each.kind for each in events.read(engine, 0)])
@@ -74,10 +76,9 @@ def test_one_that_ends_again_and_again_is_started_less_often(engine, expect_logs
     with supervising(engine) as supervisor:
         made = supervisor.attach("volume")
         for _ in range(4):
-            until(supervisor.workers)
             kill(supervisor)
             reconnected(made).close()
-        assert supervisor.workers()[0].restarts == 4
+        until_equal(lambda: [each.restarts for each in supervisor.workers()], [4])
         supervisor.detach(made.id)
         assert leavings(engine) == []
 
