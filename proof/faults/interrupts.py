@@ -9,6 +9,7 @@ and of all that it starts, to a supervisor, which lets them go on or answers for
 import ctypes
 import errno
 import fcntl
+import gc
 import os
 import platform
 import struct
@@ -63,10 +64,13 @@ Answer = Callable[[SystemCall], int]
 def supervise(answer: Answer) -> bool:
     """Have ``answer`` decide on the system calls of this thread and of those it starts, until it ends.
 
-    False where this kernel or machine cannot do that.
+    False where this kernel or machine cannot do that.  Garbage is collected by hand from then on: chance
+    would have the supervisor do it, which then waited in SQLite for the mutex of a connection whose holder
+    waits for its answer.
     """
     if not NUMBERS:
         return False
+    gc.disable()
     found: list[int] = []
     ready = threading.Event()
     threading.Thread(target=_serve, args=(found, ready, answer), name="supervisor", daemon=True).start()

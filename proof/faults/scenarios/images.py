@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fisk_core.engine import Engine
 from fisk_core.locks import Lock
-from fisk_core.services import sources
+from fisk_core.services import qemu, sources
 from proof.faults.calls import GONE, STUCK
 from proof.faults.scenarios import scenario
 from proof.faults.stage import BLOCK, PAGE, SIZE, TINY, Stage, serving
@@ -147,7 +147,7 @@ def converted(stage: Stage) -> None:
 
 
 def _others(stage: Stage) -> None:
-    """A disk image that says where its data ends, and programs that fail."""
+    """A disk image that says where its data ends, and programs that fail, beside some that do not."""
     _files(stage)
     image = stage.files / "image"
     subprocess.run(["qemu-img", "convert", "-O", "vdi", str(image), str(stage.files / "vdi")], check=True)
@@ -156,21 +156,23 @@ def _others(stage: Stage) -> None:
         program.parent.mkdir(exist_ok=True)
         program.write_text("#!/bin/sh\necho no >&2\nexit 1\n")
         program.chmod(0o755)
+    for name, tool in (("prlimit", "prlimit"), ("real", "qemu-img")):
+        (stage.files / "bin" / name).symlink_to(qemu.find(tool))
 
 
 @scenario("programs that fail", _others, slow=True)
 def failing(stage: Stage) -> None:
-    """What they complain about is told."""
+    """What they complain about is told; and no others are found where these cannot be looked at."""
     real = os.environ["PATH"]
     with stage.engine() as engine:
         if engine is None:
             return
         _take_in(stage, "a", lambda: engine.import_image(str(stage.files / "vdi"), "a", **TINY))
         try:
-            os.environ["PATH"] = f"{stage.files / 'bin'}:{real}"
+            os.environ["PATH"] = str(stage.files / "bin")
             out = stage.files / "out"
             stage.refused("download", lambda: engine.download("known", str(out), format="qcow2"))
-            os.rename(stage.files / "bin" / "qemu-img", stage.files / "bin" / "gone")
+            os.replace(stage.files / "bin" / "real", stage.files / "bin" / "qemu-img")
             stage.refused("import", lambda: engine.import_image(str(stage.files / "vdi"), "b", **TINY))
         finally:
             os.environ["PATH"] = real
