@@ -2,6 +2,7 @@
 """The proof: every call of the operating system fails once in every way, wherever a scenario makes it."""
 
 import csv
+import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from proof.faults.scenarios import Scenario, load
 FOUND = Path(__file__).resolve().parents[1] / "replays" / "faults" / "found.csv"
 _SHOWN = 12  # violations in a message
 _AGAIN = 5  # plays of each finding
-_TRIES = 5  # plays for a fault that did not come about, for threads took another turn
+_TRIES = 8  # rounds of plays for faults that did not come about, for threads took another turn
 
 Pair = tuple[Site, str]
 
@@ -71,20 +72,29 @@ class Campaign:
         chance = self.context.random("faults", "once")
         for turn in range(_TRIES):
             pairs = sorted(set(self.chances) - self.met)
-            tasks = [self._pick(pair, chance.randrange(1 << 30)) for pair in pairs]
-            chance.shuffle(tasks)
-            if not tasks:
+            if not pairs:
                 return
             if turn:
-                self.context.say(f"{len(tasks)} faults did not come about; once more")
+                self.context.say(f"{len(pairs)} faults did not come about; once more")
+            tasks = [task for pair in pairs for task in self._pick(pair, turn, chance)]
+            chance.shuffle(tasks)
             for _ in self._play(tasks, float("inf")):
                 pass
 
-    def _pick(self, pair: Pair, number: int) -> Task:
-        """Choose a call of the site, in a scenario that is soon over where there is one."""
+    def _pick(self, pair: Pair, turn: int, chance: random.Random) -> list[Task]:
+        """Choose a call of the site, in a scenario that is soon over where there is one.
+
+        A scenario that waits for something makes as many calls as it takes, another number each time.  Where
+        one did not come about, an earlier one is chosen, the surer the more often, in each of the scenarios.
+        """
         tasks = [task for task in self.chances[pair] if not self.scenarios[task.scenario].slow]
         tasks = tasks or self.chances[pair]
-        return tasks[number % len(tasks)]
+        if not turn:
+            return [chance.choice(tasks)]
+        calls: dict[str, list[Task]] = defaultdict(list)
+        for task in tasks:
+            calls[task.scenario].append(task)
+        return [chance.choice(each[: max(len(each) >> turn, 1)]) for each in calls.values()]
 
     def more(self, deadline: float) -> None:
         """Fail other calls of the same sites, in an order of chance, until the time is over."""

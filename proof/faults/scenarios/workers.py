@@ -33,6 +33,8 @@ from proof.oracle import Oracle
 _SIZE = 1 << 20
 _LARGE = 320 << 10
 _NAME = "disk"
+_RELEASE = 0.05
+"""seconds between the looks of a worker at layers that are gone"""
 
 
 class Ending(NamedTuple):
@@ -100,7 +102,7 @@ def _be_worker(sink: Connection, injector: Injector, spec: DiskSpec, options: Se
     """Serve, in the child, with whatever is to fail; and end."""
     error, problems = "", []
     try:
-        fence.INTERVAL, server._RELEASE_SECONDS = 0.01, 0.05
+        fence.INTERVAL, server._RELEASE_SECONDS = 0.01, _RELEASE
         interrupts.supervise(injector.answer)
         injector.slow = True
         injector.install()
@@ -355,6 +357,20 @@ def _second_half(client: Client, one: Peer, two: Peer) -> None:
         client.write(one, (block + 60) * PAGE, BLOCK)
         client.read(two, (block + 100) * PAGE, BLOCK)
     client.settle()
+
+
+@scenario("a worker looks for layers that are gone", _fisk, forks=True)
+def rests(stage: Stage) -> None:
+    """Once it has nothing to do; what is there is read as before."""
+    client = Client(stage, _serve(stage, _NAME, writable=True), _NAME)
+    peer = client.connect(structured=True)
+    if peer is not None:
+        client.write(peer, PAGE, 6 * BLOCK)
+        for _ in range(2):
+            client.read(peer, 0, 3 * PAGE)
+            client.settle()
+            time.sleep(3 * _RELEASE)
+    client.finish()
 
 
 def _snapshot_served(stage: Stage, client: Client) -> None:
