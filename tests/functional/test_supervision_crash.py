@@ -35,10 +35,16 @@ def engine(home, monkeypatch):
         yield opened
 
 
+def one_worker(supervisor):
+    """Give how the one worker is doing; it serves before it is noted."""
+    until(supervisor.workers)
+    [status] = supervisor.workers()
+    return status
+
+
 def kill(supervisor):
     """Kill the one worker; returns once it is gone."""
-    until(supervisor.workers)  # it serves before it is noted
-    [status] = supervisor.workers()
+    status = one_worker(supervisor)
     pidfd = os.pidfd_open(status.pid)
     os.kill(status.pid, signal.SIGKILL)
     assert keeping.has_ended(pidfd, 10)
@@ -58,8 +64,7 @@ def test_a_killed_worker_is_back_at_the_same_address(engine, expect_logs):
         with reconnected(made) as client:
             assert bytes(client.read(0, 7)) == b"flushed"
             client.write(7, b"!")
-        until(supervisor.workers)
-        [status] = supervisor.workers()
+        status = one_worker(supervisor)
         assert status.epoch == supervisor.attachment(made.id).epoch == made.epoch + 1
         until(lambda: "worker.restarted" in [each.kind for each in events.read(engine, 0)])
         engine.snapshot("renamed", "snap")

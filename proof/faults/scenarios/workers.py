@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NamedTuple
 
@@ -309,6 +309,14 @@ def _serve(stage: Stage, name: str, *, writable: bool, **how: bool) -> Served:
     return Served(stage, spec, lock, **how)
 
 
+@contextlib.contextmanager
+def _asked(stage: Stage, *, structured: bool = True, **how: bool) -> Iterator[tuple[Client, Peer | None]]:
+    """Serve the disk to one client, and judge at the end; no peer where the worker takes none."""
+    client = Client(stage, _serve(stage, _NAME, writable=True, **how), _NAME)
+    yield client, client.connect(structured=structured)
+    client.finish()
+
+
 @scenario("a worker serves a disk", _fisk, forks=True)
 def serves(stage: Stage) -> None:
     """Two clients send ahead: small and large, aligned or not, with and without FUA."""
@@ -362,15 +370,15 @@ def _second_half(client: Client, one: Peer, two: Peer) -> None:
 @scenario("a worker looks for layers that are gone", _fisk, forks=True)
 def rests(stage: Stage) -> None:
     """Once it has nothing to do; what is there is read as before."""
-    client = Client(stage, _serve(stage, _NAME, writable=True), _NAME)
-    peer = client.connect(structured=True)
-    if peer is not None:
+    with _asked(stage) as (client, peer):
+        if peer is None:
+            return
         client.write(peer, PAGE, 6 * BLOCK)
+        client.settle()
         for _ in range(2):
             client.read(peer, 0, 3 * PAGE)
             client.settle()
             time.sleep(3 * _RELEASE)
-    client.finish()
 
 
 def _snapshot_served(stage: Stage, client: Client) -> None:
@@ -384,9 +392,9 @@ def _snapshot_served(stage: Stage, client: Client) -> None:
 @scenario("a worker goes on in a new period", _fisk, forks=True)
 def continues(stage: Stage) -> None:
     """A snapshot of a Fisk that is served; the process that asks for it sees no fault of its own."""
-    client = Client(stage, _serve(stage, _NAME, writable=True), _NAME)
-    peer = client.connect(structured=True)
-    if peer is not None:
+    with _asked(stage) as (client, peer):
+        if peer is None:
+            return
         client.write(peer, PAGE, 6 * BLOCK)
         client.settle()
         _snapshot_served(stage, client)
@@ -398,7 +406,6 @@ def continues(stage: Stage) -> None:
         client.settle()
         client.write(peer, 4 * PAGE, BLOCK)
         client.settle()
-    client.finish()
 
 
 @scenario("another host waits while a worker goes on", _fisk, forks=True)
@@ -406,16 +413,15 @@ def awaited(stage: Stage) -> None:
     """It is told where everything durable is, at first and after a snapshot."""
     told = stage.base / "fence"
     outgoing.write(told.with_suffix(".incoming"), {"id": "who waits", "host": "elsewhere"})
-    client = Client(stage, _serve(stage, _NAME, writable=True), _NAME)
-    peer = client.connect(structured=True)
-    if peer is not None:
+    with _asked(stage) as (client, peer):
+        if peer is None:
+            return
         client.write(peer, PAGE, 6 * BLOCK)
         client.settle()
         _snapshot_served(stage, client)
         client.write(peer, 2 * PAGE, 6 * BLOCK)
         client.flush(peer)
         client.settle()
-    client.finish()
 
 
 @scenario("nothing can be said to another host that waits", _fisk, forks=True)
@@ -435,16 +441,15 @@ def unanswered(stage: Stage) -> None:
 def fenced(stage: Stage) -> None:
     """Another host takes over: the worker lets go, and refuses all that comes."""
     stage.injector.may_sync_again = True
-    served = _serve(stage, _NAME, writable=True, tcp=True, far=True)
-    client = Client(stage, served, _NAME)
-    peer = client.connect(structured=True)
-    if peer is not None:
+    with _asked(stage, tcp=True, far=True) as (client, peer):
+        if peer is None:
+            return
         client.write(peer, PAGE, 6 * BLOCK)
         client.flush(peer)
         client.settle()
         client.over_tcp()
         client.refusals = True
-        served.fence.write_text("99")
+        client.served.fence.write_text("99")
         deadline = time.monotonic() + PATIENCE
         before = len(client.errors)
         while peer.is_open and len(client.errors) == before and time.monotonic() < deadline:
@@ -452,7 +457,6 @@ def fenced(stage: Stage) -> None:
             peer.settle()
         if len(client.errors) == before and not client.lost:
             stage.blame("a fenced worker goes on serving")
-    client.finish()
 
 
 @scenario("a worker serves a class", _fisk, forks=True)
@@ -460,16 +464,14 @@ def classed(stage: Stage) -> None:
     """Of which it steps back behind others; and it is asked for figures."""
     with Engine.open(stage.home) as engine:
         engine.set(_NAME, attributes={"class": "background"})
-    served = _serve(stage, _NAME, writable=True)
-    client = Client(stage, served, _NAME)
-    peer = client.connect(structured=False)
-    if peer is not None:
+    with _asked(stage, structured=False) as (client, peer):
+        if peer is None:
+            return
         client.write(peer, PAGE, 6 * BLOCK)
         client.flush(peer)
         client.settle()
         with contextlib.suppress(FiskError):  # the worker may have ended
-            control.call(served.control, {"op": "metrics"})
-    client.finish()
+            control.call(client.served.control, {"op": "metrics"})
 
 
 @scenario("a worker serves a snapshot", _fisk, forks=True)
